@@ -1,0 +1,210 @@
+"""The files of a log: one segment after the other, each named by its first sequence number.
+
+A segment begins with a record that says whose log it is and repeats all that was known before it (instruments, source
+offsets), so older segments can go without taking anything along that newer ones need.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from market_data_core.batch import Instrument
+from market_data_pipeline.log.frames import (
+    HEADER_SIZE,
+    MAGIC_BYTES,
+    NUMBERED,
+    Header,
+    Record,
+    RecordType,
+    decode_header,
+    meta_size_at,
+)
+
+SUFFIX = ".log"
+READ_BYTES = 4 << 20
+
+
+def segment_path(folder: Path, first_seq: int) -> Path:
+    """Return the path of the segment that begins at a sequence number."""
+    return folder / f"{first_seq:020d}{SUFFIX}"
+
+
+def list_segments(folder: Path) -> list[tuple[int, Path]]:
+    """Return (first_seq, path) of all segments, ascending."""
+    found = [(int(p.stem), p) for p in folder.glob(f"*{SUFFIX}") if p.stem.isdigit()]
+    return sorted(found)
+
+
+def instrument_meta(entry: Instrument) -> list[str | int]:
+    """Return an instrument as it is written into the log."""
+    return [entry.vendor, entry.symbol, entry.price_decimals, entry.size_decimals]
+
+
+def instrument_from(meta: list[str | int]) -> Instrument:
+    """Return an instrument as it was written into the log."""
+    vendor, symbol, price_decimals, size_decimals = meta
+    return Instrument(
+        vendor=str(vendor),
+        symbol=str(symbol),
+        price_decimals=int(price_decimals),
+        size_decimals=int(size_decimals),
+    )
+
+
+@dataclass(slots=True)
+class Damage:
+    """A place in a segment that could not be read.
+
+    Attributes:
+        path: The segment.
+        at_byte: Where the damage begins.
+        size_bytes: How far it reaches.
+        first_seq: The first sequence number it may have held.
+        count: How many events are lost with it; None where the header itself is gone.
+    """
+
+    path: Path
+    at_byte: int
+    size_bytes: int
+    first_seq: int
+    count: int | None
+
+    def __str__(self) -> str:
+        lost = "an unknown number of" if self.count is None else str(self.count)
+        return f"{self.path.name} at byte {self.at_byte}: {self.size_bytes} bytes damaged, {lost} events from seq {self.first_seq}"
+
+
+@dataclass(slots=True)
+class SegmentScan:
+    """What a walk over one segment found.
+
+    Attributes:
+        end_byte: Where the last whole record ends; what follows is a torn tail.
+        end_seq: Exclusive end of the last whole record.
+        after_barrier: True if the last numbered record is a barrier, or there is none.
+        replayable: True if every event in it comes from a source that can give it again.
+    """
+
+    log_id: str = ""
+    epoch: int = 0
+    first_seq: int = 0
+    end_byte: int = 0
+    end_seq: int = 0
+    after_barrier: bool = True
+    ts_last: int = 0
+    instruments: list[Instrument] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+    damages: list[Damage] = field(default_factory=list)
+    replayable: bool = True
+
+
+def read_at(fd: int, size: int, at: int) -> bytes:
+    """Read `size` bytes at a place, fewer at the end of the file."""
+    parts = []
+    while size > 0:
+        part = os.pread(fd, size, at)
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+        at += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_header(fd: int, at: int) -> Header | None:
+    """Return the header at a place of a segment, or None if there is none whole and undamaged."""
+    head = read_at(fd, HEADER_SIZE, at)
+    meta_size = meta_size_at(head, 0)
+    if meta_size is None:
+        return None
+    return decode_header(head + read_at(fd, meta_size, at + HEADER_SIZE) if meta_size else head, 0)
+
+
+def walk(path: Path, *, check: bool) -> Iterator[tuple[int, Record] | Damage]:
+    """Walk over the records of a segment.
+
+    Args:
+        path: The segment.
+        check: True to read every payload and check it; else records come without payload.
+
+    Yields:
+        (place of the record's end in bytes, record), or the damage met. A torn tail ends the walk without a word.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        at, next_seq = 0, int(path.stem)
+        while at + HEADER_SIZE <= size:
+            header = read_header(fd, at)
+            if header is None:
+                resumed = find_header(fd, at + 1, size, next_seq)
+                if resumed is None:
+                    return
+                yield Damage(path, at, resumed - at, next_seq, None)
+                at = resumed
+                continue
+            end = at + header.size_bytes
+            if end > size:
+                return
+            payload = pa.py_buffer(read_at(fd, header.payload_size, at + header.payload_at)) if check else None
+            record = header.record(payload)
+            if record.corrupt:
+                if end == size:
+                    # Nothing follows: a write that was cut off, not damage to what was once whole.
+                    return
+                yield Damage(path, at, header.size_bytes, header.first_seq, header.count)
+            else:
+                yield end, record
+            at, next_seq = end, header.end
+    finally:
+        os.close(fd)
+
+
+def find_header(fd: int, at: int, size: int, least_seq: int) -> int | None:
+    """Return where the next undamaged header begins at or after a place; None if there is none up to `size`.
+
+    The checksum and a sequence number that does not go back rule out a chance match.
+    """
+    while at < size:
+        block = read_at(fd, READ_BYTES + HEADER_SIZE, at)
+        found = block.find(MAGIC_BYTES)
+        while 0 <= found < READ_BYTES:
+            header = read_header(fd, at + found)
+            if header is not None and header.first_seq >= least_seq:
+                return at + found
+            found = block.find(MAGIC_BYTES, found + 1)
+        at += READ_BYTES
+    return None
+
+
+def scan(path: Path, *, check: bool) -> SegmentScan:
+    """Walk over a segment and say what it holds; see `walk` for `check`."""
+    result = SegmentScan(first_seq=int(path.stem), end_seq=int(path.stem))
+    for found in walk(path, check=check):
+        if isinstance(found, Damage):
+            result.damages.append(found)
+            result.end_byte = found.at_byte + found.size_bytes
+            result.end_seq = max(result.end_seq, found.first_seq + (found.count or 0))
+            continue
+        result.end_byte, record = found
+        result.end_seq = record.end
+        result.ts_last = record.ts_append
+        if record.type in NUMBERED:
+            result.after_barrier = record.barrier
+        if record.type is RecordType.SEGMENT:
+            result.log_id = str(record.meta["log_id"])
+            result.epoch = int(record.meta["epoch"])
+            result.sources = {str(k): int(v) for k, v in record.meta["sources"].items()}
+            result.instruments = [instrument_from(m) for m in record.meta["instruments"]]
+        elif record.type is RecordType.INSTRUMENTS:
+            result.instruments.extend(instrument_from(m) for m in record.meta["add"])
+        elif record.source_id:
+            result.sources[record.source_id] = record.offset
+        elif record.type is RecordType.EVENTS:
+            result.replayable = False
+    return result

@@ -1,0 +1,1 @@
+"""Where events come from: one folder or module per source."""

@@ -1,0 +1,210 @@
+"""A made-up market in which event n is a function of the seed and of n.
+
+Nothing here has state: any stretch of events can be computed at once, from anywhere, and is the same whatever was
+computed before. Only integers and the exact operations of IEEE 754 are used, so it is also the same on any machine.
+
+What makes it look like a market: prices walk in three time scales with quiet and busy stretches, spreads are wider
+where the walk is wilder, a few symbols have most of the events, and now and then one symbol has a burst.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from market_data_pipeline.source.synthetic.schedule import Ints
+
+Floats = npt.NDArray[np.float64]
+Words = npt.NDArray[np.uint64]
+
+PRICE_DECIMALS: Final = 2
+SIZE_DECIMALS: Final = 0
+VERSION: Final = 1
+"""Changes with every change of what the same seed gives."""
+
+_TICKS_PER_UNIT: Final = 10**PRICE_DECIMALS
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+
+# The walk: one table of a closed random path, read at three speeds. A scale moves one step of the table every
+# 2**shift events, and its weight is how far (in log price) the whole table reaches. With 65,536 steps a table's
+# step is about 1/200 of its reach, so the weights make steps of 0.25, 2 and 16 basis points: at 1,000 events/s that is
+# a day's movement of 1 to 2 %, and however long it runs a price stays between 0.45 and 2.2 times its start.
+_PATH_STEPS: Final = 1 << 16
+_SCALES: Final = ((6, 0.005), (12, 0.04), (18, 0.33))
+_SPREAD_SHIFT: Final = _SCALES[0][0]
+
+# Bursts: stretches of 1,024 events of which one in 32 gives two thirds of its events to one symbol.
+_BURST_SHIFT: Final = 10
+_BURST_STRETCHES: Final = 1 << 12
+_BURST_SHARE: Final = 171  # of 256
+
+# Symbols are drawn with the top bits of a word from a table of equal slots, 16 and more for each symbol: enough that
+# the quietest has one, because the sum of 1/rank stays below 16 up to millions of ranks.
+_SLOTS_AT_LEAST: Final = 1 << 16
+MAX_SYMBOLS: Final = 1 << 20
+
+# Sizes as tables from uniform draws: heavy tails without a logarithm.
+_LOTS: Final = np.array([100 * (1 + 3 * i // (256 - i)) for i in range(256)], np.float64)
+_TRADE_SIZES: Final = np.array(
+    [1 + i * 37 % 99 if i < 350 else 100 if i < 750 else 100 * (1 + 2 * (i - 750) // (1024 - i)) for i in range(1024)],
+    np.float64,
+)
+_EXCHANGES: Final = pa.array(list("QQQQNNNPPZZKDDVY"), pa.string())
+_CONDITIONS: Final = pa.array(["@", "@ I"], pa.string())
+_SIDES: Final = pa.array(["SELLER", "BUYER"], pa.string())
+_ODD_LOT_BELOW: Final = 100
+
+
+# The finaliser of SplitMix64 (Steele, Lea, Flood 2014): its n-th word is `_scramble(key + n * golden ratio)`, which is
+# what lets a stream of random words be entered anywhere.
+def _scramble(words: Words) -> Words:
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
+
+
+def _words(key: np.uint64, numbers: Ints) -> Words:
+    return _scramble(numbers.view(np.uint64) * _GOLDEN + key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Book:
+    """Top of book of some events.
+
+    Attributes:
+        bid, ask: Integer ticks of 0.01; `ask` is at least one above `bid`, `bid` above 0.
+    """
+
+    bid: Ints
+    ask: Ints
+
+
+class Market:
+    """Quotes and trades of made-up prices, by their place in the schedule.
+
+    Args:
+        symbols: 1 to `MAX_SYMBOLS`, the busiest first; activity falls as one over the rank (Zipf).
+        seed: Any integer.
+    """
+
+    def __init__(self, symbols: Sequence[str], *, seed: int) -> None:
+        identity = hashlib.sha256("\n".join([str(VERSION), str(seed), *symbols]).encode()).digest()
+        keys = np.frombuffer(identity, "<u8").astype(np.uint64)
+        self._event_key: np.uint64 = keys[0]
+        # Nineteen digits whose upper ones belong to this market: ids of two markets do not meet.
+        self._first_trade_id = 10**18 + int(keys[3]) % (8 * 10**18)
+        self._set_walk(keys[1])
+        self._set_symbols(len(symbols), keys[2])
+        self._set_activity(len(symbols), keys[2])
+
+    def symbol_of(self, words: Words, places: Ints) -> Ints:
+        """Return which symbol each event belongs to, as a place in the symbols."""
+        stretch = (places >> _BURST_SHIFT) & (_BURST_STRETCHES - 1)
+        draw = (words >> np.uint64(32)).astype(np.uint8)
+        usual = self._picks[(words >> self._pick_shift).view(np.int64)]
+        return np.where(draw < self._burst_share[stretch], self._burst_symbol[stretch], usual)
+
+    def words(self, places: Ints) -> Words:
+        """Return the random word of each event, from which all that is random about it is cut."""
+        return _words(self._event_key, places)
+
+    def book(self, symbols: Ints, places: Ints) -> Book:
+        """Return the top of book of `symbols` at `places`; quotes and trades of one place see the same one."""
+        movement = np.zeros(len(places))
+        for offsets, (shift, weight) in zip(self._offsets, _SCALES, strict=True):
+            step = ((places >> shift) + offsets[symbols]) & (_PATH_STEPS - 1)
+            part = (places & ((1 << shift) - 1)) * (weight / (1 << shift))
+            movement += self._path[step] * weight + part * self._steps[step]
+        movement *= self._volatility[symbols]
+        # (2 + x) / (2 - x) is e**x to the third order, positive for |x| < 2, and exact arithmetic.
+        middle = self._start_ticks[symbols] * ((2.0 + movement) / (2.0 - movement))
+        cell = ((places >> _SPREAD_SHIFT) + self._offsets[0][symbols]) & (_PATH_STEPS - 1)
+        spread = self._spread[symbols] + self._spread_extra[cell]
+        bid = middle.astype(np.int64) - (spread - 1 >> 1)
+        return Book(bid=bid, ask=bid + spread)
+
+    def quotes(self, places: Ints) -> dict[str, object]:
+        """Return the columns of the quotes at `places`, without times; prices in whole ticks, sizes in round lots."""
+        words = self.words(places)
+        symbols = self.symbol_of(words, places)
+        book = self.book(symbols, places)
+        return {
+            "instrument": symbols.astype(np.int32),
+            "bid_price": book.bid / _TICKS_PER_UNIT,
+            "bid_size": _LOTS[words.astype(np.uint8)],
+            "ask_price": book.ask / _TICKS_PER_UNIT,
+            "ask_size": _LOTS[(words >> np.uint64(8)).astype(np.uint8)],
+        }
+
+    def trades(self, places: Ints, first: int) -> dict[str, object]:
+        """Return the columns of the trades at `places`, without times.
+
+        Args:
+            places: Where they stand in the schedule.
+            first: Number of the first among all trades; ids count on from it.
+        """
+        words = self.words(places)
+        symbols = self.symbol_of(words, places)
+        book = self.book(symbols, places)
+        buyer = (words & np.uint64(1)).astype(np.bool_)
+        sizes = _TRADE_SIZES[((words >> np.uint64(8)) & np.uint64(1023)).view(np.int64)]
+        ids = np.arange(len(places), dtype=np.int64) + (self._first_trade_id + first)
+        return {
+            "instrument": symbols.astype(np.int32),
+            "price": np.where(buyer, book.ask, book.bid) / _TICKS_PER_UNIT,
+            "size": sizes,
+            "exchange": _EXCHANGES.take(pa.array(((words >> np.uint64(20)) & np.uint64(15)).view(np.int64))),
+            "conditions": _CONDITIONS.take(pa.array((sizes < _ODD_LOT_BELOW).astype(np.int8))),
+            "trade_id": pa.array(ids).cast(pa.string()),
+            "aggressor_side": _SIDES.take(pa.array(buyer.astype(np.int8))),
+        }
+
+    def _set_walk(self, key: np.uint64) -> None:
+        draws = _words(key, np.arange(_PATH_STEPS, dtype=np.int64))
+        # Four 16-bit parts of a word add up to nearly a bell curve.
+        steps = draws.view(np.uint16).reshape(-1, 4).astype(np.int64).sum(axis=1) - 2 * 0xFFFF
+        regimes = np.array([1, 1, 1, 1, 2, 2, 3, 5])
+        steps *= np.repeat(regimes[(draws[::256] >> np.uint64(61)).view(np.int64)], 256)
+        path = np.cumsum(steps).astype(np.float64)
+        # Tied back to its beginning, so the table may be read round and round without a jump.
+        path -= path[-1] * (np.arange(1, _PATH_STEPS + 1) / _PATH_STEPS)
+        path /= np.abs(path).max()
+        self._path: Floats = path
+        self._steps: Floats = np.roll(path, -1) - path
+        wildness = np.repeat(np.abs(steps).reshape(-1, 16).sum(axis=1), 16)
+        wild, wilder = np.partition(wildness, [_PATH_STEPS * 3 // 5, _PATH_STEPS * 9 // 10])[
+            [_PATH_STEPS * 3 // 5, _PATH_STEPS * 9 // 10]
+        ]
+        self._spread_extra: Ints = (wildness > wild).astype(np.int64) + (wildness > wilder)
+
+    def _set_symbols(self, count: int, key: np.uint64) -> None:
+        numbers = np.arange(count * 8, dtype=np.int64).reshape(8, count)
+        draws = _words(key, numbers)
+        parts = (draws >> np.uint64(32)).view(np.int64)
+        mask = _PATH_STEPS - 1
+        self._offsets: tuple[Ints, ...] = tuple(parts[i] & mask for i in range(len(_SCALES)))
+        # Starts from 20 to 500, low ones more often; volatility from half to twice the usual.
+        share = (parts[3] & 0xFFFF) / 0x10000
+        self._start_ticks: Floats = np.floor((20 + 480 * share * share) * _TICKS_PER_UNIT)
+        level = (parts[4] & 0xFFFF) / 0x10000
+        self._volatility: Floats = 0.5 + 1.5 * level
+        self._spread: Ints = 1 + (level * 3).astype(np.int64)
+
+    def _set_activity(self, count: int, key: np.uint64) -> None:
+        slots = max(_SLOTS_AT_LEAST, 1 << (16 * count - 1).bit_length())
+        edges = np.cumsum(1.0 / np.arange(1, count + 1))
+        points = (np.arange(slots) + 0.5) * (edges[-1] / slots)
+        self._picks: Ints = np.minimum(np.searchsorted(edges, points), count - 1).astype(np.int64)
+        self._pick_shift = np.uint64(64 - (slots.bit_length() - 1))
+        draws = _words(key ^ _GOLDEN, np.arange(_BURST_STRETCHES, dtype=np.int64))
+        self._burst_symbol: Ints = ((draws >> np.uint64(16)) & np.uint64(0xFFFFFFFF)).view(np.int64) % count
+        self._burst_share = np.where((draws & np.uint64(31)) == 0, _BURST_SHARE, 0).astype(np.uint8)

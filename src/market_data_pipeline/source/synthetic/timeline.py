@@ -1,0 +1,138 @@
+"""When the events of the synthetic source come: as fast as they are read, or as a clock says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from market_data_core.clock import NS_PER_SECOND, Clock
+from market_data_pipeline.source.synthetic.schedule import Ints, Rate
+
+VIRTUAL_DELAY_NS: Final = 50_000
+"""How long after `ts_event` an event of virtual time reaches us."""
+MAX_BACKLOG_NS: Final = NS_PER_SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Places ``[begin, end)`` of the schedule that are to be given now.
+
+    Attributes:
+        ts_event: Gives the venue's time of places, UTC nanoseconds since the epoch.
+        recv_delay_ns: From `ts_event` to `ts_recv`; None where arrival is stamped by whoever takes the events.
+    """
+
+    begin: int
+    end: int
+    ts_event: Callable[[Ints], Ints]
+    recv_delay_ns: int | None
+
+
+class Timeline(Protocol):
+    """Says which events come next."""
+
+    def now_ns(self, place: int) -> int:
+        """Return the time at which the event at `place` would stand if it came now."""
+        ...
+
+    async def take(self, place: int, limit: int) -> Stretch:
+        """Wait until events from `place` on are due; return a stretch of at least one, below `limit`."""
+        ...
+
+
+class VirtualTimeline:
+    """The event at place n stands at ``start_ns + n / rate``, whenever it is read.
+
+    Args:
+        start_ns: UTC nanoseconds since the epoch.
+        rate: Events per second of virtual time.
+        most: Events in one stretch.
+    """
+
+    def __init__(self, *, start_ns: int, rate: Rate, most: int) -> None:
+        self._start_ns = start_ns
+        self._rate = rate
+        self._most = most
+
+    def now_ns(self, place: int) -> int:
+        return int(self._times(np.array([place], np.int64))[0])
+
+    async def take(self, place: int, limit: int) -> Stretch:
+        await asyncio.sleep(0)  # others run between two stretches, however fast this one is read
+        return Stretch(
+            begin=place,
+            end=min(place + self._most, limit),
+            ts_event=self._times,
+            recv_delay_ns=VIRTUAL_DELAY_NS,
+        )
+
+    def _times(self, places: Ints) -> Ints:
+        return self._start_ns + self._rate.times_ns(places)
+
+
+class RealTimeline:
+    """Events fall due at `rate`, counted from the first call, and are given as soon as they are, gathered by `linger_ns`.
+
+    Due times are whole multiples of the period from one beginning, so waking late never adds up. Whoever reads too
+    slowly, or stops for a while, misses what fell due more than a second ago: the beginning then moves.
+
+    Args:
+        clock: Wall time and waiting.
+        rate: Events per second, or None for as many as are read.
+        most: Events in one stretch.
+        linger_ns: Least time between two stretches that are not full.
+    """
+
+    def __init__(self, *, clock: Clock, rate: Rate | None, most: int, linger_ns: int) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._most = most
+        self._linger_ns = linger_ns
+        self._begin: tuple[int, int] | None = None
+        self._given_ns = 0
+
+    def now_ns(self, place: int) -> int:  # noqa: ARG002  real time passes whether events come or not
+        return self._clock.now_ns()
+
+    async def take(self, place: int, limit: int) -> Stretch:
+        await asyncio.sleep(0)
+        if self._begin is None:
+            self._given_ns = self._clock.now_ns()
+            self._begin = (place, self._given_ns)
+        if self._rate is None:
+            return self._unpaced(place, min(place + self._most, limit))
+        return await self._paced(self._rate, *self._begin, place, limit)
+
+    def _unpaced(self, begin: int, end: int) -> Stretch:
+        now_ns = self._clock.now_ns()
+        since_ns = max(self._given_ns, now_ns - MAX_BACKLOG_NS)
+        self._given_ns = now_ns
+
+        def times(places: Ints) -> Ints:
+            return since_ns + (places - (begin - 1)) * (now_ns - since_ns) // (end - begin)
+
+        return Stretch(begin=begin, end=end, ts_event=times, recv_delay_ns=None)
+
+    async def _paced(self, rate: Rate, first: int, epoch_ns: int, place: int, limit: int) -> Stretch:
+        while True:
+            now_ns = self._clock.now_ns()
+            due = first + rate.count(now_ns - epoch_ns)
+            excess = due - place - max(rate.count(MAX_BACKLOG_NS), 1)
+            if excess > 0:
+                epoch_ns += rate.span_ns(excess)
+                due -= excess
+                self._begin = (first, epoch_ns)
+            next_ns = max(epoch_ns + rate.span_ns(place + 1 - first), self._given_ns + self._linger_ns)
+            if due > place and (now_ns >= next_ns or due - place >= self._most):
+                break
+            await self._clock.sleep((next_ns - now_ns) / NS_PER_SECOND)
+        self._given_ns = now_ns
+
+        def times(places: Ints) -> Ints:
+            return epoch_ns + rate.times_ns(places + (1 - first))
+
+        return Stretch(begin=place, end=min(due, place + self._most, limit), ts_event=times, recv_delay_ns=None)
