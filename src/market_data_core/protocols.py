@@ -29,14 +29,14 @@ END_OF_TIME_NS = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Punctuation: no event of this vendor with `ts_event` below `ts_ns` is still to come.
+    """Punctuation: this source has no event with `ts_event` below `ts_ns` still to give.
 
     Closes the windows of instruments that are quiet. It is logged, so operators need no clock.
 
     Attributes:
         vendor: Whose instruments it speaks of.
-        symbols: Which of them; empty means all that the vendor has had so far.
-        ts_ns: UTC nanoseconds since the epoch; `END_OF_TIME_NS` closes everything.
+        symbols: Which of them; empty means all that the source has given so far.
+        ts_ns: UTC nanoseconds since the epoch; `END_OF_TIME_NS` says the source has ended and closes its windows.
         source_id: As in `SourceBatch`; a mark counts as one event of its source's sequence.
         offset: Exclusive end in that sequence.
     """
@@ -129,8 +129,8 @@ class Operator(Protocol):
         """Take events of one of its kinds, in log order."""
         ...
 
-    def advance(self, mark: Mark, instruments: Sequence[int]) -> None:
-        """Take note that time has passed for these instrument ids."""
+    def advance(self, mark: Mark) -> None:
+        """Take note that time has passed for the mark's source, or that the source has ended."""
         ...
 
     def barrier(self, end: int, ts_known_ns: int) -> Result:

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from market_data_core.errors import ConfigurationError
 
@@ -63,6 +72,12 @@ class QueueSettings(SettingsModel):
         default=0.9, gt=0, le=1, description="Part of the capacity, 0 to 1, from which sources that can wait stop."
     )
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.soft_ratio > self.hard_ratio:
+            raise ValueError(f"soft_ratio {self.soft_ratio} is above hard_ratio {self.hard_ratio}")
+        return self
+
 
 class BatchSettings(SettingsModel):
     """When a batch is full; whichever comes first."""
@@ -79,6 +94,12 @@ class PoolSettings(SettingsModel):
     max_connections: int = Field(default=10, gt=0, description="Connections open at most.")
     acquire_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to wait for a free connection.")
     max_idle_s: float = Field(default=300.0, gt=0, description="Seconds after which an idle connection is closed.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_connections > self.max_connections:
+            raise ValueError(f"min_connections {self.min_connections} is above max_connections {self.max_connections}")
+        return self
 
 
 class WebSocketSettings(SettingsModel):
@@ -181,16 +202,18 @@ class CoreSettings(SettingsModel):
             environ: Where to read; the process's environment if None.
 
         Raises:
-            ConfigurationError: A value is wrong; names variable and value, of ``DATABASE_URL`` the variable alone.
+            ConfigurationError: Values are wrong; names each with its variable, ``DATABASE_URL`` without its value.
         """
         source = os.environ if environ is None else environ
         given = {field: source[name].strip() for name, field in _VARIABLES.items() if source.get(name, "").strip()}
         try:
             return cls.model_validate(given)
         except ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-            field = str(first["loc"][0])
-            name = next(n for n, f in _VARIABLES.items() if f == field)
-            shown = "" if field == "database_url" else f" is {given[field]!r}"
-            # The cause holds the values it was given, secrets among them, so it is not passed on.
-            raise ConfigurationError(f"environment variable {name}{shown}: {first['msg']}") from None
+            names = {field: name for name, field in _VARIABLES.items()}
+            problems: list[str] = []
+            for error in exc.errors(include_url=False, include_input=False, include_context=False):
+                field = str(error["loc"][0])
+                shown = "" if field == "database_url" else f"={given[field]!r}"
+                problems.append(f"{names[field]}{shown}: {error['msg']}")
+            # The cause holds the values it was given, secrets among them, so it is not shown with the error.
+            raise ConfigurationError(f"environment: {'; '.join(problems)}") from None

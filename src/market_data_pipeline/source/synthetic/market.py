@@ -34,7 +34,7 @@ _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 # The walk: one table of a closed random path, read at three speeds. A scale moves one step of the table every
 # 2**shift events, and its weight is how far (in log price) the whole table reaches. With 65,536 steps a table's
 # step is about 1/200 of its reach, so the weights make steps of 0.25, 2 and 16 basis points: at 1,000 events/s that is
-# a day's movement of 1 to 2 %, and however long it runs a price stays between 0.45 and 2.2 times its start.
+# a day's movement of a few per cent, and however long it runs a price stays within 0.45 and 2.2 times its base.
 _PATH_STEPS: Final = 1 << 16
 _SCALES: Final = ((6, 0.005), (12, 0.04), (18, 0.33))
 _SPREAD_SHIFT: Final = _SCALES[0][0]
@@ -94,11 +94,15 @@ class Market:
     Args:
         symbols: 1 to `MAX_SYMBOLS`, the busiest first; activity falls as one over the rank (Zipf).
         seed: Any integer.
+
+    Attributes:
+        identity: The same for two markets that give the same events.
     """
 
     def __init__(self, symbols: Sequence[str], *, seed: int) -> None:
-        identity = hashlib.sha256("\n".join([str(VERSION), str(seed), *symbols]).encode()).digest()
-        keys = np.frombuffer(identity, "<u8").astype(np.uint64)
+        identity = hashlib.sha256("\n".join([str(VERSION), str(seed), *symbols]).encode())
+        self.identity = identity.hexdigest()
+        keys = np.frombuffer(identity.digest(), "<u8").astype(np.uint64)
         self._event_key: np.uint64 = keys[0]
         # Nineteen digits whose upper ones belong to this market: ids of two markets do not meet.
         self._first_trade_id = 10**18 + int(keys[3]) % (8 * 10**18)
@@ -126,7 +130,7 @@ class Market:
             movement += self._path[step] * weight + part * self._steps[step]
         movement *= self._volatility[symbols]
         # (2 + x) / (2 - x) is e**x to the third order, positive for |x| < 2, and exact arithmetic.
-        middle = self._start_ticks[symbols] * ((2.0 + movement) / (2.0 - movement))
+        middle = self._base_ticks[symbols] * ((2.0 + movement) / (2.0 - movement))
         cell = ((places >> _SPREAD_SHIFT) + self._offsets[0][symbols]) & (_PATH_STEPS - 1)
         spread = self._spread[symbols] + self._spread_extra[cell]
         bid = middle.astype(np.int64) - (spread - 1 >> 1)
@@ -143,6 +147,18 @@ class Market:
             "bid_size": _LOTS[words.astype(np.uint8)],
             "ask_price": book.ask / _TICKS_PER_UNIT,
             "ask_size": _LOTS[(words >> np.uint64(8)).astype(np.uint8)],
+        }
+
+    def quote(self, symbol: int, place: int) -> dict[str, float]:
+        """Return how one symbol stands at `place`, whether it has an event there or not."""
+        at = np.array([place], np.int64)
+        book = self.book(np.array([symbol]), at)
+        lots = _LOTS[self.words(at).view(np.uint8)[:2]]
+        return {
+            "bid": float(book.bid[0] / _TICKS_PER_UNIT),
+            "ask": float(book.ask[0] / _TICKS_PER_UNIT),
+            "bid_size": float(lots[0]),
+            "ask_size": float(lots[1]),
         }
 
     def trades(self, places: Ints, first: int) -> dict[str, object]:
@@ -162,10 +178,10 @@ class Market:
             "instrument": symbols.astype(np.int32),
             "price": np.where(buyer, book.ask, book.bid) / _TICKS_PER_UNIT,
             "size": sizes,
-            "exchange": _EXCHANGES.take(pa.array(((words >> np.uint64(20)) & np.uint64(15)).view(np.int64))),
-            "conditions": _CONDITIONS.take(pa.array((sizes < _ODD_LOT_BELOW).astype(np.int8))),
+            "exchange": _EXCHANGES.take(((words >> np.uint64(20)) & np.uint64(15)).view(np.int64)),
+            "conditions": _CONDITIONS.take((sizes < _ODD_LOT_BELOW).view(np.int8)),
             "trade_id": pa.array(ids).cast(pa.string()),
-            "aggressor_side": _SIDES.take(pa.array(buyer.astype(np.int8))),
+            "aggressor_side": _SIDES.take(buyer.view(np.int8)),
         }
 
     def _set_walk(self, key: np.uint64) -> None:
@@ -192,9 +208,9 @@ class Market:
         parts = (draws >> np.uint64(32)).view(np.int64)
         mask = _PATH_STEPS - 1
         self._offsets: tuple[Ints, ...] = tuple(parts[i] & mask for i in range(len(_SCALES)))
-        # Starts from 20 to 500, low ones more often; volatility from half to twice the usual.
+        # Prices around 20 to 500, low ones more often; volatility from half to twice the usual.
         share = (parts[3] & 0xFFFF) / 0x10000
-        self._start_ticks: Floats = np.floor((20 + 480 * share * share) * _TICKS_PER_UNIT)
+        self._base_ticks: Floats = np.floor((20 + 480 * share * share) * _TICKS_PER_UNIT)
         level = (parts[4] & 0xFFFF) / 0x10000
         self._volatility: Floats = 0.5 + 1.5 * level
         self._spread: Ints = 1 + (level * 3).astype(np.int64)

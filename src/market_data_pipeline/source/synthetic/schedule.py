@@ -99,4 +99,5 @@ class Rate:
         """Return ``counts / rate`` in nanoseconds, rounded down, for counts from 0 up."""
         # Whole parts and remainders apart: counts times nanoseconds leaves int64 after ten seconds at 1e9/s.
         whole, rest = np.divmod(counts, self.events)
-        return whole * self.period_ns + rest * self.period_ns // self.events
+        times: Ints = whole * self.period_ns + rest * self.period_ns // self.events
+        return times

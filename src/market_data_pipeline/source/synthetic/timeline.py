@@ -39,8 +39,12 @@ class Timeline(Protocol):
         """Return the time at which the event at `place` would stand if it came now."""
         ...
 
-    async def take(self, place: int, limit: int) -> Stretch:
-        """Wait until events from `place` on are due; return a stretch of at least one, below `limit`."""
+    async def take(self, place: int, limit: int) -> Stretch | None:
+        """Wait until events from `place` on are due.
+
+        Returns:
+            A stretch of at least one event, below `limit`; None if the source was closed while waiting.
+        """
         ...
 
 
@@ -59,9 +63,11 @@ class VirtualTimeline:
         self._most = most
 
     def now_ns(self, place: int) -> int:
+        """Return the time of the event at `place`."""
         return int(self._times(np.array([place], np.int64))[0])
 
     async def take(self, place: int, limit: int) -> Stretch:
+        """Return the next stretch; never waits."""
         await asyncio.sleep(0)  # others run between two stretches, however fast this one is read
         return Stretch(
             begin=place,
@@ -75,20 +81,22 @@ class VirtualTimeline:
 
 
 class RealTimeline:
-    """Events fall due at `rate`, counted from the first call, and are given as soon as they are, gathered by `linger_ns`.
+    """Events fall due at `rate`, counted from the first call, and are given once they are, gathered by `linger_ns`.
 
     Due times are whole multiples of the period from one beginning, so waking late never adds up. Whoever reads too
     slowly, or stops for a while, misses what fell due more than a second ago: the beginning then moves.
 
     Args:
         clock: Wall time and waiting.
+        closed: Ends the waiting.
         rate: Events per second, or None for as many as are read.
         most: Events in one stretch.
         linger_ns: Least time between two stretches that are not full.
     """
 
-    def __init__(self, *, clock: Clock, rate: Rate | None, most: int, linger_ns: int) -> None:
+    def __init__(self, *, clock: Clock, closed: asyncio.Event, rate: Rate | None, most: int, linger_ns: int) -> None:
         self._clock = clock
+        self._closed = closed
         self._rate = rate
         self._most = most
         self._linger_ns = linger_ns
@@ -96,9 +104,11 @@ class RealTimeline:
         self._given_ns = 0
 
     def now_ns(self, place: int) -> int:  # noqa: ARG002  real time passes whether events come or not
+        """Return the clock's time."""
         return self._clock.now_ns()
 
-    async def take(self, place: int, limit: int) -> Stretch:
+    async def take(self, place: int, limit: int) -> Stretch | None:
+        """Wait until events from `place` on are due; None if the source was closed meanwhile."""
         await asyncio.sleep(0)
         if self._begin is None:
             self._given_ns = self._clock.now_ns()
@@ -117,7 +127,7 @@ class RealTimeline:
 
         return Stretch(begin=begin, end=end, ts_event=times, recv_delay_ns=None)
 
-    async def _paced(self, rate: Rate, first: int, epoch_ns: int, place: int, limit: int) -> Stretch:
+    async def _paced(self, rate: Rate, first: int, epoch_ns: int, place: int, limit: int) -> Stretch | None:
         while True:
             now_ns = self._clock.now_ns()
             due = first + rate.count(now_ns - epoch_ns)
@@ -129,10 +139,23 @@ class RealTimeline:
             next_ns = max(epoch_ns + rate.span_ns(place + 1 - first), self._given_ns + self._linger_ns)
             if due > place and (now_ns >= next_ns or due - place >= self._most):
                 break
-            await self._clock.sleep((next_ns - now_ns) / NS_PER_SECOND)
+            if not await self._slept((next_ns - now_ns) / NS_PER_SECOND):
+                return None
         self._given_ns = now_ns
 
         def times(places: Ints) -> Ints:
             return epoch_ns + rate.times_ns(places + (1 - first))
 
         return Stretch(begin=place, end=min(due, place + self._most, limit), ts_event=times, recv_delay_ns=None)
+
+    # False if the source was closed meanwhile: nobody hangs on one that is paced slowly.
+    async def _slept(self, delay_s: float) -> bool:
+        sleep = asyncio.create_task(self._clock.sleep(delay_s), name="synthetic source: pace")
+        closing = asyncio.create_task(self._closed.wait(), name="synthetic source: close")
+        try:
+            await asyncio.wait((sleep, closing), return_when=asyncio.FIRST_COMPLETED)
+            return not self._closed.is_set()
+        finally:
+            for task in (sleep, closing):
+                task.cancel()
+            await asyncio.gather(sleep, closing, return_exceptions=True)

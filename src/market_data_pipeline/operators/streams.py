@@ -1,0 +1,120 @@
+"""Streams: one instrument as one source gives it, which is what watermarks belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from market_data_core.batch import EventBatch, Instrument, Instruments
+
+Ints = npt.NDArray[np.int64]
+
+
+class Streams:
+    """Numbers the streams an operator has met, whatever ids the log gives their instruments.
+
+    Instrument ids belong to one log; state outlives logs. So operators keep their state by place in this table, and a
+    snapshot names each place by vendor, symbol and source.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[Instrument, str]] = []
+        self._places: dict[tuple[str, str, str], int] = {}
+        self._maps: dict[str, tuple[Instruments, Ints]] = {}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def places(self, batch: EventBatch) -> Ints:
+        """Return the place of each row's stream."""
+        ids = batch.column("instrument")
+        table, known = self._maps.get(batch.source_id, (batch.instruments, np.empty(0, np.int64)))
+        if table is not batch.instruments:
+            known = np.empty(0, np.int64)
+        if len(known) < len(batch.instruments):
+            known = np.concatenate([known, np.full(len(batch.instruments) - len(known), -1, np.int64)])
+        found = known[ids]
+        if len(found) and found.min() < 0:
+            for instrument_id in np.unique(ids[found < 0]).tolist():
+                known[instrument_id] = self._place(batch.instruments[instrument_id], batch.source_id)
+            found = known[ids]
+        self._maps[batch.source_id] = (batch.instruments, known)
+        return found
+
+    def _place(self, instrument: Instrument, source_id: str) -> int:
+        key = (instrument.vendor, instrument.symbol, source_id)
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = len(self.entries)
+            self.entries.append((instrument, source_id))
+        return place
+
+    def matching(self, vendor: str, symbols: Sequence[str], source_id: str) -> list[int]:
+        """Return the places of a source's streams, of all its symbols or of some."""
+        wanted = set(symbols)
+        return [
+            place
+            for (v, symbol, s), place in self._places.items()
+            if v == vendor and s == source_id and (not wanted or symbol in wanted)
+        ]
+
+    def keep(self, places: Ints) -> Ints:
+        """Forget all other streams; return for each old place the new one, -1 where it is gone."""
+        moved = np.full(len(self.entries), -1, np.int64)
+        moved[places] = np.arange(len(places))
+        self.entries = [self.entries[p] for p in places.tolist()]
+        self._places = {(i.vendor, i.symbol, s): place for place, (i, s) in enumerate(self.entries)}
+        self._maps.clear()
+        return moved
+
+    def snapshot(self) -> list[list[Any]]:
+        """Return the table as plain values."""
+        return [[i.vendor, i.symbol, i.price_decimals, i.size_decimals, s] for i, s in self.entries]
+
+    def restore(self, state: Sequence[Sequence[Any]]) -> None:
+        """Take up what `snapshot` gave."""
+        self.__init__()  # type: ignore[misc]  the only other state is derived
+        for vendor, symbol, price_decimals, size_decimals, source_id in state:
+            instrument = Instrument(
+                vendor=vendor, symbol=symbol, price_decimals=price_decimals, size_decimals=size_decimals
+            )
+            self._place(instrument, source_id)
+
+
+def running_max(values: Ints, starts: Ints, floor: Ints) -> Ints:
+    """Return, for each value, the largest before it in its segment, or the segment's floor.
+
+    Args:
+        values: Segments one after the other, each in its own order.
+        starts: Where each segment begins.
+        floor: What each segment begins with.
+    """
+    before = np.empty_like(values)
+    ends = np.append(starts[1:], len(values))
+    for start, end, least in zip(starts.tolist(), ends.tolist(), floor.tolist(), strict=True):
+        before[start] = least
+        if end - start > 1:
+            np.maximum.accumulate(values[start : end - 1], out=before[start + 1 : end])
+            np.maximum(before[start + 1 : end], least, out=before[start + 1 : end])
+    return before
+
+
+def stream_order(places: Ints) -> Ints:
+    """Return the order that brings each stream's rows together and keeps their own order."""
+    # NumPy sorts 16-bit integers by radix, several times faster than wider ones.
+    narrow = places.astype(np.uint16) if len(places) and places.max() < 65536 else places
+    return np.argsort(narrow, kind="stable")
+
+
+def segment_starts(*keys: Ints) -> Ints:
+    """Return where a new group begins in rows ordered by the keys."""
+    if not len(keys[0]):
+        return np.empty(0, np.int64)
+    change = np.zeros(len(keys[0]), np.bool_)
+    change[0] = True
+    for key in keys:
+        change[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(change)

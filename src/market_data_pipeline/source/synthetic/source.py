@@ -1,0 +1,255 @@
+"""The synthetic source as the engine and as users read it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from typing import Final, Literal
+
+import numpy as np
+
+from market_data_core.batch import Instrument, SourceBatch, unlogged
+from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
+from market_data_core.errors import ConfigurationError, InvalidInstrument
+from market_data_core.models import Quote
+from market_data_core.protocols import END_OF_TIME_NS, Mark
+from market_data_core.schemas import Kind, Origin
+from market_data_pipeline.events import Event, stream_events
+from market_data_pipeline.source.synthetic.market import MAX_SYMBOLS, PRICE_DECIMALS, SIZE_DECIMALS, Market
+from market_data_pipeline.source.synthetic.schedule import Mix, Rate
+from market_data_pipeline.source.synthetic.timeline import RealTimeline, Stretch, Timeline, VirtualTimeline
+
+VENDOR: Final = "synthetic"
+DEFAULT_SYMBOLS: Final = (
+    *("AAPL", "MSFT", "NVDA", "TSLA", "AMZN", "SPY", "QQQ", "META", "GOOGL", "AMD"),
+    *("NFLX", "INTC", "JPM", "BAC", "XOM", "DIS", "KO", "PFE", "IBM", "GE"),
+)
+DEFAULT_START_NS: Final = 1_704_205_800 * NS_PER_SECOND
+"""2024-01-02T14:30Z, the year's first opening of the New York exchanges."""
+UNPACED_VIRTUAL_RATE: Final = 1_000_000
+"""Events per second of virtual time where the rate is 0."""
+
+_KINDS: Final = (Kind.QUOTES, Kind.TRADES)
+
+
+class SyntheticSource:
+    """Made-up quotes and trades; a `BatchSource` for the engine and a `TickSource` for users.
+
+    Event n is a function of seed, symbols, mix and n alone: symbol, kind, prices and sizes are the same at any rate,
+    in any batches and from whichever event a run begins. Quotes and trades are two sequences with offsets of their
+    own, ``<source id>:quotes`` and ``<source id>:trades``, in one schedule; each stretch of it is given as one batch
+    of quotes and one of trades, so between the two `ts_event` goes back by at most one stretch. Prices are on a tick
+    of 0.01, bid below ask, sizes whole.
+
+    Args:
+        symbols: Tickers, the busiest first; or how many made-up ones (``SYN0000`` and on).
+        seed: Another seed is another market.
+        rate: Events per second in total, quotes and trades together; 0 means as fast as they are read.
+        kinds: Turns of (quotes, trades).
+        clock: What real time is; the system's if None.
+        time: ``real``: events come when they are due and `ts_event` is the present; a reader who is more than a second
+            behind misses time, not events. ``virtual``: event n stands at ``start_ns + n / rate`` (a million a second
+            where the rate is 0) and comes as fast as it is read.
+        start_ns: Where virtual time begins, UTC nanoseconds since the epoch.
+        count: Events in the whole sequence, those before a resume included; then comes a mark that closes
+            everything. None goes on for ever.
+        batch_rows: Most events in one stretch.
+        linger_s: In real time, how long events are gathered.
+        max_skew_s: In virtual time, the longest stretch, and so how far the two kinds may be apart.
+
+    Raises:
+        ConfigurationError: An argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        symbols: Sequence[str] | int = DEFAULT_SYMBOLS,
+        seed: int = 1,
+        rate: float = 1000,
+        kinds: tuple[int, int] = (4, 1),
+        clock: Clock | None = None,
+        time: Literal["real", "virtual"] = "real",
+        start_ns: int = DEFAULT_START_NS,
+        count: int | None = None,
+        batch_rows: int = 8192,
+        linger_s: float = 0.001,
+        max_skew_s: float = 0.1,
+    ) -> None:
+        self._symbols = _named(symbols)
+        self._places = {symbol: i for i, symbol in enumerate(self._symbols)}
+        self._instruments = tuple(
+            Instrument(vendor=VENDOR, symbol=s, price_decimals=PRICE_DECIMALS, size_decimals=SIZE_DECIMALS)
+            for s in self._symbols
+        )
+        if (count is not None and count < 0) or batch_rows < 1 or linger_s < 0 or max_skew_s <= 0:
+            raise ConfigurationError(
+                f"synthetic source: count {count} and linger_s {linger_s} may not be negative, "
+                f"batch_rows {batch_rows} and max_skew_s {max_skew_s} must be positive"
+            )
+        self._market = Market(self._symbols, seed=seed)
+        self._mix = Mix(*kinds)
+        self._rate = None if rate == 0 else Rate(rate)
+        self._clock = clock or SystemClock()
+        self._start_ns = start_ns
+        self._count = count
+        self._batch_rows = batch_rows
+        self._linger_s = linger_s
+        self._max_skew_s = max_skew_s
+        self._virtual = _is_virtual(time)
+        self._source_id = f"synthetic:{seed}:{self._fingerprint()}"
+        self._position = 0
+        self._status = "pending"
+        self._closed = asyncio.Event()
+        self._timeline = self._new_timeline()
+
+    @property
+    def name(self) -> str:
+        """``synthetic``."""
+        return VENDOR
+
+    @property
+    def origin(self) -> Origin:
+        """Always synthetic: no market has seen these events."""
+        return Origin.SYNTHETIC
+
+    @property
+    def waits(self) -> bool:
+        """True in virtual time; real time does not wait."""
+        return self._virtual
+
+    @property
+    def symbols(self) -> Sequence[str]:
+        """Tickers in the order given, upper-cased."""
+        return self._symbols
+
+    @property
+    def status(self) -> str:
+        """``pending`` until the first event, then ``live``; ``closed`` after `close` or the last event."""
+        return self._status
+
+    @property
+    def source_id(self) -> str:
+        """Names the whole sequence; quotes and trades have this with ``:quotes`` and ``:trades`` behind it.
+
+        Covers what the events depend on: seed, symbols and mix, in virtual time also rate and start.
+        """
+        return self._source_id
+
+    async def batches(self, resume: Mapping[str, int]) -> AsyncGenerator[SourceBatch | Mark, None]:
+        """Give the events from where `resume` says on, quotes before trades within each stretch.
+
+        In real time the numbering goes on and time is the present. With a `count`, the last item is a mark at the end
+        of time whose source id is the bare `source_id` and whose offset is ``count + 1``.
+
+        Args:
+            resume: By source id, the exclusive end of what is already safe. Other sources' ids are ignored.
+        """
+        if self._count is not None and resume.get(self._source_id, 0) > self._count:
+            self._status = "closed"
+            return
+        done = {kind: resume.get(self._sequence(kind), 0) for kind in _KINDS}
+        place = self._first_place(done)
+        self._timeline = timeline = self._new_timeline()
+        while not self._closed.is_set() and (self._count is None or place < self._count):
+            stretch = await timeline.take(place, END_OF_TIME_NS if self._count is None else self._count)
+            if stretch is None:
+                return
+            self._status = "live"
+            for batch in self._fill(stretch, done):
+                yield batch
+                if self._closed.is_set():
+                    return
+            self._position = place = stretch.end
+        if self._count is not None and not self._closed.is_set():
+            yield Mark(vendor=VENDOR, ts_ns=END_OF_TIME_NS, source_id=self._source_id, offset=self._count + 1)
+            self._status = "closed"
+
+    def stream(self) -> AsyncGenerator[Event, None]:
+        """Give the events from the first on, one by one, in the order of `ts_event`."""
+        return stream_events(self, self._clock)
+
+    async def get_quote(self, symbol: str) -> Quote:
+        """Return how a symbol stands where the stream is now.
+
+        Raises:
+            InvalidInstrument: The source does not have the symbol.
+        """
+        number = self._places.get(symbol.upper())
+        if number is None:
+            raise InvalidInstrument(f"synthetic source has no symbol {symbol!r}; it has {len(self._symbols)} others")
+        row = self._market.quote(number, self._position)
+        return Quote.from_ns(self._timeline.now_ns(self._position), symbol=self._symbols[number], **row)
+
+    async def close(self) -> None:
+        """Stop giving events; a reader who waits for the next one is told at once. May be called twice."""
+        self._status = "closed"
+        self._closed.set()
+
+    def _sequence(self, kind: Kind) -> str:
+        return f"{self._source_id}:{kind}"
+
+    def _fingerprint(self) -> str:
+        rate = self._rate or Rate(UNPACED_VIRTUAL_RATE)
+        times = [self._start_ns, rate.events, rate.period_ns] if self._virtual else ["real"]
+        parts = [self._market.identity, self._mix.quotes, self._mix.trades, *times]
+        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+
+    def _new_timeline(self) -> Timeline:
+        if not self._virtual:
+            return RealTimeline(
+                clock=self._clock,
+                closed=self._closed,
+                rate=self._rate,
+                most=self._batch_rows,
+                linger_ns=int(self._linger_s * NS_PER_SECOND),
+            )
+        rate = self._rate or Rate(UNPACED_VIRTUAL_RATE)
+        in_skew = rate.count(int(self._max_skew_s * NS_PER_SECOND))
+        return VirtualTimeline(start_ns=self._start_ns, rate=rate, most=max(1, min(self._batch_rows, in_skew)))
+
+    # The kind that is further behind decides where to go on; the other one's events are passed over.
+    def _first_place(self, done: Mapping[Kind, int]) -> int:
+        places = (self._mix.place(kind, done[kind]) for kind in _KINDS)
+        return min(place for place in places if place is not None)
+
+    def _fill(self, stretch: Stretch, done: dict[Kind, int]) -> Iterator[SourceBatch]:
+        for kind in _KINDS:
+            first = max(done[kind], self._mix.before(kind, stretch.begin))
+            end = self._mix.before(kind, stretch.end)
+            if first >= end:
+                continue
+            places = self._mix.places(kind, first, end)
+            columns = self._market.quotes(places) if kind is Kind.QUOTES else self._market.trades(places, first)
+            columns["ts_event"] = ts_event = stretch.ts_event(places)
+            if stretch.recv_delay_ns is not None:
+                columns["ts_recv"] = ts_event + np.int64(stretch.recv_delay_ns)
+            done[kind] = end
+            yield SourceBatch(
+                kind=kind,
+                data=unlogged(kind, len(places), columns),
+                instruments=self._instruments,
+                source_id=self._sequence(kind),
+                offset=end,
+            )
+
+
+def _named(symbols: Sequence[str] | int) -> tuple[str, ...]:
+    if isinstance(symbols, str):
+        raise ConfigurationError(f"synthetic source: symbols is the string {symbols!r}; give a list")
+    count = symbols if isinstance(symbols, int) else len(symbols)
+    if not 1 <= count <= MAX_SYMBOLS:
+        raise ConfigurationError(f"synthetic source: {count} symbols; it takes 1 to {MAX_SYMBOLS}")
+    if isinstance(symbols, int):
+        return tuple(f"SYN{i:04d}" for i in range(symbols))
+    named = tuple(symbol.strip().upper() for symbol in symbols)
+    if not all(named) or len(set(named)) < count:
+        raise ConfigurationError(f"synthetic source: symbols {', '.join(named)} are not all different and named")
+    return named
+
+
+def _is_virtual(time: str) -> bool:
+    if time not in ("real", "virtual"):
+        raise ConfigurationError(f"synthetic source: time is {time!r}; it is real or virtual")
+    return time == "virtual"

@@ -1,0 +1,64 @@
+"""Where things lie in a lake, and how foreign errors are named.
+
+``<root>/<tenant>/<table>/date=2024-01-31/*.parquet`` with the table's log in ``<table>/_delta_log``. Everything here is
+a local folder: syncing, the repair of torn logs and clean-up work on files. An object store needs none of these (its
+writes are whole or absent) and is not supported; this module is where its addresses would come in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from deltalake.exceptions import DeltaError
+
+from market_data_core.errors import ConfigurationError, TemporaryUnavailable
+
+_TENANT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def local_root(root: Path | str) -> Path:
+    """Return the folder that a path or ``file://`` URL names.
+
+    Raises:
+        ConfigurationError: It is a URL of another kind.
+    """
+    if isinstance(root, Path):
+        return root
+    scheme, netloc, path, _, _ = urlsplit(root)
+    if scheme == "file" and netloc in {"", "localhost"}:
+        return Path(unquote(path))
+    if "://" in root:
+        raise ConfigurationError(f"lake at {root!r}: only local folders and file:// URLs are supported")
+    return Path(root)
+
+
+def tenant_root(root: Path | str, tenant: str) -> Path:
+    """Return the folder of one tenant, beyond which its client never looks.
+
+    Raises:
+        ConfigurationError: The name could lead elsewhere, or the root is not a local folder.
+    """
+    if _TENANT.fullmatch(tenant) is None:
+        raise ConfigurationError(f"tenant {tenant!r} is not 1 to 64 of the letters A-Z a-z 0-9 _ -")
+    return local_root(root).absolute() / tenant
+
+
+def first_line(exc: BaseException) -> str:
+    """Return what an error says without the native backtrace that delta-rs appends."""
+    text = str(exc).strip()
+    return f"{type(exc).__name__}: {text.splitlines()[0] if text else 'no message'}"
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn errors of disk, Arrow and Delta into TemporaryUnavailable that says `what` was being done."""
+    try:
+        yield
+    except (OSError, DeltaError, pa.ArrowException) as exc:
+        raise TemporaryUnavailable(f"{what}: {first_line(exc)}") from exc

@@ -1,0 +1,178 @@
+"""The process that runs one query: ``python -m market_data_store.query.child``.
+
+The request is one JSON object on stdin. Rows go to stdout as an Arrow IPC stream; the last line of stderr is a JSON
+object that says how it went: ``{"truncated": ...}`` or ``{"error": {"code", "message", "details"}}``.
+
+Two guards stand behind each other: the text is parsed, checked and written anew (`parse`), and before the engine starts
+a thread the process is confined by the kernel to reading the tenant's own folder (`confine`). The engine itself has
+neither: left alone it reads and writes any file (``CREATE EXTERNAL TABLE``, ``COPY TO``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute  # noqa: F401  casting loads it, and once confined nothing can be loaded
+from deltalake import DeltaTable, QueryBuilder
+from deltalake.exceptions import DeltaError
+
+from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
+from market_data_core.schemas import BAR_KEY
+from market_data_store.query import confine
+from market_data_store.query.limits import STALE, QueryLimits, limit_reached
+from market_data_store.query.parse import Statement, parse_statement
+
+_TABLE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_BARS, _REVISIONS = "bars", "bars_revisions"
+_KEY: Final = ", ".join(f'"{c}"' for c in BAR_KEY)
+# `date` follows from ts_event; with it in the key a condition on it reaches the scan, as those on the key do.
+_BARS_VIEW: Final = (
+    f"CREATE VIEW {_BARS} AS SELECT * EXCEPT (newest) FROM (SELECT *, row_number() OVER (PARTITION BY {_KEY}, "
+    f'"date" ORDER BY revision DESC, seq DESC) AS newest FROM {_REVISIONS}) AS r WHERE newest = 1'
+)
+# How the engine's errors name what they mean; it has no codes.
+_NO_SPILL: Final = "/dev/null/no-spilling"
+_OUT_OF_MEMORY: Final = (_NO_SPILL, "Resources exhausted", "memory allocation", "Cannot allocate memory", "malloc of size")
+_FILE_GONE: Final = ("No such file", "not found: ", "Object at location")
+
+
+def main() -> None:
+    """Run the query that stdin asks for."""
+    logging.disable()  # the parser logs what it falls back on; stderr is for our one line
+    request = json.load(sys.stdin)
+    confine.die_with(request["parent_pid"])
+    limits = QueryLimits(**request["limits"])
+    root = Path(request["folder"])
+    try:
+        outcome: dict[str, Any] = {"truncated": run(root, request["sql"], limits=limits)}
+    except MarketDataError as exc:
+        message = exc.message.replace(f"{root}", "").replace(str(root).lstrip("/"), "")[:2000]
+        outcome = {"error": {"code": exc.code, "message": message, "details": exc.details}}
+    sys.stderr.write(f"\n{json.dumps(outcome)}\n")
+    sys.stderr.flush()
+    # Leave without unwinding: the engine may still be at work on rows that nobody will read.
+    os._exit(0)
+
+
+def run(folder: Path, sql: str, *, limits: QueryLimits, checked: bool = True) -> bool:
+    """Confine this process, run a query and write its rows to stdout. Once per process.
+
+    Args:
+        folder: The tenant's folder; each folder in it with a Delta log is a table.
+        sql: The user's text.
+        limits: See there.
+        checked: False runs the text as it is, for testing what the confinement alone refuses.
+
+    Returns:
+        Whether rows were left out.
+    """
+    cpus = os.cpu_count() or 1
+    confine.limit_resources(memory_bytes=limits.memory_bytes, cpu_s=int(limits.timeout_s * cpus) + 1)
+    tables = _list_tables(folder)
+    names = sorted({*tables, _BARS} if _REVISIONS in tables else tables)
+    if checked:
+        statement = parse_statement(sql, tables=names)
+    else:
+        statement = Statement(kind="select", sql=sql, tables=tuple(names))
+    confine.read_only_below(folder)
+    if statement.kind == "tables":
+        return _write(pa.table({"table": pa.array(names, pa.string())}).to_reader(), limits=limits)
+    try:
+        return _write(_execute(statement, tables, limits=limits), limits=limits)
+    except (DeltaError, pa.ArrowException, OSError, MemoryError) as exc:
+        raise _translated(exc, limits) from exc
+
+
+def _list_tables(folder: Path) -> dict[str, Path]:
+    try:
+        found = sorted(p for p in folder.iterdir() if _TABLE_NAME.fullmatch(p.name) and (p / "_delta_log").is_dir())
+    except FileNotFoundError:
+        raise ValidationError("there are no tables yet", "query_refused") from None
+    except OSError as exc:
+        raise TemporaryUnavailable(f"the lake cannot be read: {exc.strerror}") from exc
+    return {_REVISIONS if p.name == _BARS else p.name: p for p in found}
+
+
+def _execute(statement: Statement, tables: dict[str, Path], *, limits: QueryLimits) -> pa.RecordBatchReader:
+    engine = QueryBuilder()
+    # What cannot be kept in memory is refused rather than spilled: nothing is written here.
+    os.environ["TMPDIR"] = _NO_SPILL
+    engine.execute(f"SET datafusion.runtime.memory_limit = '{max(1, limits.memory_bytes // 2 // 1024)}K'")
+    for name in {_REVISIONS if t == _BARS else t for t in statement.tables}:
+        engine.register(name, DeltaTable(tables[name]))
+    if _BARS in statement.tables:
+        engine.execute(_BARS_VIEW)
+    return pa.RecordBatchReader.from_stream(engine.execute(statement.sql))
+
+
+def _write(reader: pa.RecordBatchReader, *, limits: QueryLimits) -> bool:
+    schema = pa.schema([f.with_type(_plain(f.type)) for f in reader.schema])
+    rows = size_bytes = 0
+    # Not closed: a half-written stream must not get the mark of its end when an error comes between.
+    writer = pa.ipc.new_stream(sys.stdout.buffer, schema)
+    for batch in _batches(reader, schema):
+        taken = batch.slice(0, limits.max_rows - rows)
+        room_bytes = limits.max_result_bytes - size_bytes
+        while taken.num_rows and taken.nbytes > room_bytes:
+            taken = taken.slice(0, taken.num_rows // 2)
+        if taken.num_rows:
+            writer.write_batch(taken)
+        elif rows == 0 and limits.max_rows > 0:
+            raise limit_reached("max_result_bytes", limits.max_result_bytes, "a single row is larger than the result")
+        rows += taken.num_rows
+        size_bytes += taken.nbytes
+        if taken.num_rows < batch.num_rows:
+            break
+    else:
+        writer.close()
+        sys.stdout.flush()
+        return False
+    writer.close()
+    sys.stdout.flush()
+    return True
+
+
+def _batches(reader: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for batch in reader:
+        if batch.num_rows:
+            columns = [c if c.type == f.type else c.cast(f.type) for c, f in zip(batch.columns, schema, strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+# The engine's string views keep whole buffers alive however small the slice, and few tools read them.
+def _plain(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(type_):
+        return pa.string()
+    if pa.types.is_binary_view(type_):
+        return pa.binary()
+    if pa.types.is_dictionary(type_):
+        return _plain(type_.value_type)
+    if pa.types.is_list(type_):
+        return pa.list_(type_.value_field.with_type(_plain(type_.value_type)))
+    if pa.types.is_struct(type_):
+        return pa.struct([f.with_type(_plain(f.type)) for f in type_])
+    return type_
+
+
+def _translated(exc: Exception, limits: QueryLimits) -> MarketDataError:
+    text = str(exc).strip()
+    if isinstance(exc, MemoryError) or any(mark in text for mark in _OUT_OF_MEMORY):
+        return limit_reached("memory_bytes", limits.memory_bytes, "the query needs more memory than it may have")
+    if any(mark in text for mark in _FILE_GONE) and "planning" not in text:
+        return TemporaryUnavailable("files of the lake went away under the query", STALE)
+    if isinstance(exc, OSError):
+        return TemporaryUnavailable(f"the lake cannot be read: {text}")
+    first = text.removeprefix("External error: ").split("\n\n")[0]
+    return ValidationError(f"the query failed: {first}", "query_failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Runs queries in child processes, one each, and ends them at their limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
+from market_data_store.query.limits import MIB, STALE, QueryLimits, QueryResult, limit_reached
+
+_TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_CHUNK_BYTES: Final = 256 * 1024
+_STDERR_BYTES: Final = 64 * 1024
+# The child counts rows' bytes; what the stream adds (schema, padding, one header per batch) comes on top.
+_FRAMING_BYTES: Final = 4 * MIB
+
+
+def run_query(root: Path, tenant: str, sql: str, *, limits: QueryLimits | None = None) -> QueryResult:
+    """Run one SELECT over a tenant's tables and wait for its rows.
+
+    May be called from any thread that runs no event loop; in one that does, use `QueryRunner`.
+
+    Args:
+        root: The lake's folder, which holds a folder per tenant.
+        tenant: Whose tables.
+        sql: One SELECT (or SHOW TABLES, DESCRIBE); ``bars`` is the newest revision of every bar, ``bars_revisions``
+            all of them. Times are int64 UTC nanoseconds; ``to_timestamp_nanos(ts_event)`` renders them.
+        limits: None for the defaults.
+
+    Raises:
+        ValidationError: Code ``query_refused`` (may not be asked; `details` says where), ``query_failed`` (the engine
+            cannot do it) or ``query_limit`` (`details` names the limit).
+        TemporaryUnavailable: The lake or the child is away.
+    """
+    return asyncio.run(QueryRunner(root).run(tenant, sql, limits=limits))
+
+
+class QueryRunner:
+    """Runs queries over one lake from an event loop, a few at a time.
+
+    Args:
+        root: The lake's folder, which holds a folder per tenant.
+        limits: What every query may take unless its call says otherwise.
+        concurrency: How many run at once.
+        max_waiting: How many may wait for their turn; one more is turned away.
+    """
+
+    def __init__(
+        self, root: Path, *, limits: QueryLimits | None = None, concurrency: int = 2, max_waiting: int = 16
+    ) -> None:
+        self._root = root
+        self._limits = limits or QueryLimits()
+        self._slots = asyncio.Semaphore(concurrency)
+        self._max_waiting = max_waiting
+        self._waiting = 0
+
+    async def run(self, tenant: str, sql: str, *, limits: QueryLimits | None = None) -> QueryResult:
+        """Run one query; as `run_query`. Cancelling kills the child.
+
+        Raises:
+            TemporaryUnavailable: As `run_query`, and with code ``query_busy`` when too many wait already.
+        """
+        limits = limits or self._limits
+        request = _request(self._root, tenant, sql, limits)
+        async with self._turn():
+            started_s = time.monotonic()
+            try:
+                async with asyncio.timeout(limits.timeout_s):
+                    table, truncated = await _attempts(request, limits)
+            except TimeoutError as exc:
+                raise limit_reached("timeout_s", limits.timeout_s, "the query took too long and was ended") from exc
+            return QueryResult(table=table, truncated=truncated, elapsed_s=time.monotonic() - started_s)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._slots.locked() and self._waiting >= self._max_waiting:
+            busy = TemporaryUnavailable(f"{self._waiting} queries are waiting already", "query_busy")
+            busy.retry_after_sec = 1.0
+            raise busy
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    code: int
+    out: bytes
+    err: bytes
+
+
+class _TooMuch(Exception):
+    pass
+
+
+# Only what costs nothing is checked here. Parsing is the child's: it can take time exponential in the text.
+def _request(root: Path, tenant: str, sql: str, limits: QueryLimits) -> bytes:
+    if not _TENANT.fullmatch(tenant):
+        raise ValidationError(f"{tenant[:100]!r} is no name of a tenant", "query_refused")
+    size_bytes = len(sql.encode("utf-8", "surrogatepass"))
+    if size_bytes > limits.max_sql_bytes:
+        raise limit_reached("max_sql_bytes", limits.max_sql_bytes, f"the query has {size_bytes} bytes")
+    if "\0" in sql or any("\ud800" <= c <= "\udfff" for c in sql):
+        raise ValidationError("the query holds a character that no text has", "query_refused")
+    folder = (root / tenant).resolve()
+    values = {"folder": str(folder), "sql": sql, "limits": asdict(limits), "parent_pid": os.getpid()}
+    return json.dumps(values).encode()
+
+
+# Compaction and vacuum may take files away between the planning of a query and its reading.
+async def _attempts(request: bytes, limits: QueryLimits) -> tuple[pa.Table, bool]:
+    try:
+        return _read(await _child(request, limits), limits)
+    except TemporaryUnavailable as exc:
+        if exc.code != STALE:
+            raise
+    return _read(await _child(request, limits), limits)
+
+
+async def _child(request: bytes, limits: QueryLimits) -> _Ended:
+    with tempfile.TemporaryDirectory(prefix="query-") as empty:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-P", "-s", "-B", "-m", "market_data_store.query.child"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=empty,
+                env=_environment(),
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise TemporaryUnavailable(f"cannot start a process for the query: {exc}") from exc
+        try:
+            return await _exchange(process, request, limits)
+        except _TooMuch as exc:
+            raise limit_reached("max_result_bytes", limits.max_result_bytes, "the result is too large") from exc
+        finally:
+            await _end(process)
+
+
+async def _exchange(process: asyncio.subprocess.Process, request: bytes, limits: QueryLimits) -> _Ended:
+    stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+    assert stdin is not None and stdout is not None and stderr is not None  # noqa: S101, PT018  asked for above
+    # Both are read from the start, lest the child wait for room to say why it does not take its request.
+    reads = asyncio.gather(
+        _bounded(stdout, limits.max_result_bytes + _FRAMING_BYTES), _bounded(stderr, _STDERR_BYTES, keep_end=True)
+    )
+    try:
+        with contextlib.suppress(ConnectionError):  # the child died; how, its end says
+            stdin.write(request)
+            await stdin.drain()
+        stdin.close()
+        out, err = await reads
+    finally:
+        reads.cancel()
+    return _Ended(code=await process.wait(), out=out, err=err)
+
+
+async def _bounded(stream: asyncio.StreamReader, max_bytes: int, *, keep_end: bool = False) -> bytes:
+    chunks = bytearray()
+    while chunk := await stream.read(_CHUNK_BYTES):
+        chunks += chunk
+        if len(chunks) > max_bytes:
+            if not keep_end:
+                raise _TooMuch
+            del chunks[:-max_bytes]
+    return bytes(chunks)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            if sys.platform == "win32":
+                process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+    # Read to the end: a pipe with something left in it is never closed, and waiting would not return.
+    for stream in (process.stdout, process.stderr):
+        while stream is not None and await stream.read(_CHUNK_BYTES):
+            pass
+    await process.wait()
+
+
+# Nothing of ours but where the code is: no keys, no addresses. Few arenas, as each takes address space.
+def _environment() -> dict[str, str]:
+    code = Path(__file__).parents[2]
+    values = {
+        "PYTHONPATH": os.pathsep.join([str(code), *(p for p in sys.path if os.path.isabs(p) and p != str(code))]),
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "MALLOC_ARENA_MAX": "2",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    if sys.platform == "win32":
+        values["SYSTEMROOT"] = os.environ.get("SYSTEMROOT", "")
+    return values
+
+
+def _read(ended: _Ended, limits: QueryLimits) -> tuple[pa.Table, bool]:
+    outcome = _outcome(ended.err)
+    if outcome is None:
+        raise _died(ended, limits)
+    if "error" in outcome:
+        error = outcome["error"]
+        cls: type[MarketDataError] = ValidationError
+        if error["code"] in {STALE, TemporaryUnavailable.__name__}:
+            cls = TemporaryUnavailable
+        raise cls(error["message"], error["code"], error["details"])
+    try:
+        table = pa.ipc.open_stream(pa.py_buffer(ended.out)).read_all()
+    except pa.ArrowException as exc:
+        raise TemporaryUnavailable(f"the query's rows cannot be read: {exc}") from exc
+    return table, bool(outcome["truncated"])
+
+
+def _outcome(err: bytes) -> dict[str, Any] | None:
+    last = err.rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        value = json.loads(last)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _died(ended: _Ended, limits: QueryLimits) -> MarketDataError:
+    name = signal.Signals(-ended.code).name if ended.code < 0 else ""
+    text = ended.err.decode(errors="replace")
+    if "memory allocation" in text or "MemoryError" in text or "WouldBlock" in text or name == "SIGKILL":
+        what = "the query needs more memory than it may have"
+        return limit_reached("memory_bytes", limits.memory_bytes, what)
+    if name == "SIGXCPU":
+        return limit_reached("timeout_s", limits.timeout_s, "the query took too much processor time")
+    if name or "panicked" in text:
+        what = f"the engine broke off on this query ({name or 'panic'})"
+        return ValidationError(f"{what}; a simpler or less nested one may work", "query_failed")
+    last = text.strip().rpartition("\n")[2][:500]
+    return TemporaryUnavailable(f"the process for the query ended with code {ended.code}: {last}")
