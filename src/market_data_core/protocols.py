@@ -193,6 +193,22 @@ class Table(Protocol):
 class Store(Protocol):
     """Where rows are kept."""
 
+    def open(self) -> None:
+        """Make what is missing, and put right what a crash left; safe to call again.
+
+        Raises:
+            TemporaryUnavailable: The storage is away.
+        """
+        ...
+
+    def maintain(self) -> Mapping[str, Any]:
+        """Compact, checkpoint and clean up; safe beside appends. Returns what was done, as plain values."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return what the store holds and what it had to put right, as plain values."""
+        ...
+
     def table(self, name: str) -> Table:
         """Return a fresh view of a table, making the table if it is not there.
 

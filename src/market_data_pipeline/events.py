@@ -188,11 +188,13 @@ def _without_nan(data: pa.RecordBatch) -> pa.RecordBatch:
 def _complete(data: pa.RecordBatch, kind: Kind, shape: _Shape) -> pa.RecordBatch:
     needed = [c for c, f in shape.fields.items() if shape.model.model_fields[f].is_required()]
     lacking = [c for c in needed if data.column(c).null_count]
+    whole = data
     for column in lacking:
-        data = data.filter(pc.is_valid(data.column(column)))
+        whole = whole.filter(pc.is_valid(whole.column(column)))
     if lacking:
-        _log.warning("rows left out of the per-event view", kind=str(kind), columns=lacking, left=data.num_rows)
-    return data
+        left_out = data.num_rows - whole.num_rows
+        _log.warning("rows left out of the per-event view", kind=str(kind), lacking=lacking, rows=left_out)
+    return whole
 
 
 # A field with a default that is not None may not be None either: null stands for the default there.

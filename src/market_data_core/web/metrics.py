@@ -174,7 +174,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\\{.*?\\\}", ".+", re.escape(template)))
 
 
-def precreate(family: MetricWrapperBase, **values: Collection[str]) -> None:
+def precreate(family: MetricWrapperBase, /, **values: Collection[str]) -> None:
     """Make the series of a labelled family exist, at zero, for every combination of label values.
 
     A series that appears with its first event hides that event from ``rate()`` and gives alerts nothing to compare.

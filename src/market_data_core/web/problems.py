@@ -71,6 +71,8 @@ _PACING_RETRY_AFTER_S: Final = 15
 _MAX_FIELDS: Final = 50
 _MAX_FIELD_CHARS: Final = 200
 _MAX_DETAIL_CHARS: Final = 2000
+# An exception may carry the headers of another answer; these speak of that one's body.
+_OF_THE_BODY: Final = frozenset({"content-encoding", "content-length", "content-type", "transfer-encoding"})
 # RFC 6455 gives the reason of a close frame 123 bytes.
 _MAX_REASON_BYTES: Final = 123
 
@@ -143,7 +145,8 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
     }
     if problem.errors:
         body["errors"] = [asdict(error) for error in problem.errors]
-    headers = {"cache-control": "no-store", **{name.lower(): value for name, value in problem.headers.items()}}
+    own = {name.lower(): value for name, value in problem.headers.items() if name.lower() not in _OF_THE_BODY}
+    headers = {"cache-control": "no-store", **own}
     return Response(orjson.dumps(body), status_code=problem.status, headers=headers, media_type=PROBLEM_JSON)
 
 

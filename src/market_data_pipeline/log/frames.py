@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -24,6 +25,7 @@ import orjson
 import pyarrow as pa
 
 from market_data_core.batch import EventBatch, Instruments
+from market_data_core.errors import LogError, SchemaValidationError
 from market_data_core.schemas import EVENT_SCHEMAS, UNLOGGED_SCHEMAS, Kind, Origin
 
 HEADER: Final = struct.Struct("<IBBBBHHIqqIII")
@@ -78,7 +80,8 @@ class Record:
         ts_append: When it was appended, UTC nanoseconds.
         meta: Facts about it: ``s`` source id, ``o`` offset, and what control records say.
         payload: Its bytes; None where they were not asked for or are damaged.
-        corrupt: True if the payload does not match its checksum.
+        corrupt: True if the events cannot be had any more: the payload does not match its checksum, or damage took the
+            names of its instruments.
     """
 
     type: RecordType
@@ -109,7 +112,13 @@ class Record:
         return int(self.meta.get("o", 0))
 
     def events(self, instruments: Instruments) -> EventBatch:
-        """Decode an event record; views the bytes, copies nothing but the sequence numbers."""
+        """Decode an event record; views the bytes, makes nothing but the sequence numbers.
+
+        Raises:
+            LogError: The record is corrupt, or no record of events.
+        """
+        if self.payload is None or self.type is not RecordType.EVENTS:
+            raise LogError(f"log record of seq {self.first_seq} to {self.end} has no events that can be read")
         stored = pa.ipc.read_record_batch(self.payload, UNLOGGED_SCHEMAS[self.kind])
         arrays = stored.columns
         seq = pa.array(np.arange(self.first_seq, self.end, dtype=np.int64))
@@ -124,21 +133,35 @@ class Record:
         )
 
 
+def encode_meta(meta: Mapping[str, Any]) -> bytes:
+    """Return the JSON text of a record's meta.
+
+    Raises:
+        SchemaValidationError: It has values that JSON cannot say, or is too long.
+    """
+    try:
+        text = orjson.dumps(meta)
+    except TypeError as exc:
+        raise SchemaValidationError(f"cannot be logged: {exc}") from exc
+    if len(text) > MAX_META_BYTES:
+        raise SchemaValidationError(f"cannot be logged: {len(text)} bytes are more than {MAX_META_BYTES}")
+    return text
+
+
 def encode(
     type_: RecordType,
     *,
     first_seq: int,
     count: int,
     ts_append: int,
-    meta: dict[str, Any],
+    meta: bytes,
     payload: pa.Buffer | bytes = b"",
     kind: Kind = Kind.CONTROL,
     origin: Origin = Origin.LIVE,
     barrier: bool = False,
     partition: int = 0,
 ) -> list[bytes | pa.Buffer]:
-    """Return the record as buffers to be written one after the other."""
-    text = orjson.dumps(meta) if meta else b""
+    """Return the record as buffers to be written one after the other; `meta` is what `encode_meta` gave."""
     header = HEADER.pack(
         MAGIC,
         type_,
@@ -150,11 +173,11 @@ def encode(
         count,
         first_seq,
         ts_append,
-        len(text),
+        len(meta),
         len(payload),
         zlib.crc32(payload),
     )
-    return [header + HEADER_CRC.pack(zlib.crc32(text, zlib.crc32(header))) + text, payload]
+    return [header + HEADER_CRC.pack(zlib.crc32(meta, zlib.crc32(header))) + meta, payload]
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class EventLog(Protocol):
         """Append events and return the sequence number of the first, or raise LogFull."""
         ...
 
-    def mark(self, mark: Mark, *, origin: Origin) -> int:
+    def mark(self, mark: Mark, *, origin: Origin, idle: bool = False) -> int:
         """Append punctuation and return its sequence number."""
         ...
 

@@ -54,7 +54,8 @@ class LogReader:
         if first and first[0][0] > position:
             raise LogError(
                 f"log {folder} begins at seq {first[0][0]}, position {position} is no longer in it: "
-                f"{first[0][0] - position} events were trimmed away before they were read"
+                f"{first[0][0] - position} events were trimmed away before they were read",
+                details={"first_seq": first[0][0]},
             )
 
     def __enter__(self) -> LogReader:

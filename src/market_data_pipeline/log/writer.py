@@ -4,109 +4,69 @@ from __future__ import annotations
 
 import errno
 import logging
-import mmap
 import os
 import shutil
-import struct
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
 from market_data_core import disk
-from market_data_core.batch import Instrument, SourceBatch
+from market_data_core.batch import SourceBatch
 from market_data_core.clock import Clock, SystemClock
-from market_data_core.errors import LogError, LogFull, LogLocked
+from market_data_core.errors import LogError, LogFull, SchemaValidationError
 from market_data_core.protocols import Mark
 from market_data_core.schemas import Kind, Origin
 from market_data_core.steps import Step, reached
-from market_data_pipeline.log.frames import RecordType, encode
+from market_data_pipeline.log.folder import DurableEnd, lock, read_durable
+from market_data_pipeline.log.frames import RecordType, encode, encode_meta
+from market_data_pipeline.log.mapping import InstrumentMap
 from market_data_pipeline.log.recovery import Recovered, recover
 from market_data_pipeline.log.segments import instrument_meta, list_segments, segment_path
+from market_data_pipeline.log.settings import LogSettings, WriterStatus
 
 LOG = logging.getLogger(__name__)
-DURABLE_FILE: Final = "durable"
-LOCK_FILE: Final = "lock"
-_DURABLE: Final = struct.Struct("<q")
+MAX_BATCH_BYTES: Final = 1 << 31
+MAX_PARTITION: Final = (1 << 16) - 1
+_RESERVED: Final = frozenset({"a", "s", "o"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogSettings:
-    """How a log is kept.
-
-    Attributes:
-        fsync: False gives up durability against power loss, never against a crash of the process.
-        linger_s: How long a record may wait for others before the group is made durable.
-        group_bytes: A group of this size does not wait.
-        segment_bytes: A segment of this size is followed by the next.
-        retention_s: How long segments are kept after all consumers are past them.
-        max_bytes: Above this, segments that all consumers are past go early, and at it appending is refused.
-            None: as much as the disk has, less `reserve_bytes`.
-        reserve_bytes: Space left free on the disk for commits and state, which are what makes room again.
-        pending_bytes: What may wait in memory while the disk does not take it.
-        barrier_rows: A barrier at the latest after so many events,
-        barrier_s: and after so long.
-    """
-
-    fsync: bool = True
-    linger_s: float = 0.005
-    group_bytes: int = 1 << 20
-    segment_bytes: int = 64 << 20
-    retention_s: float = 24 * 3600
-    max_bytes: int | None = None
-    reserve_bytes: int = 64 << 20
-    pending_bytes: int = 64 << 20
-    barrier_rows: int = 8192
-    barrier_s: float = 0.1
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Pending:
     type: RecordType
-    kind: Kind
-    origin: Origin
-    first_seq: int
-    count: int
-    barrier: bool
-    partition: int
-    ts_append: int
-    meta: dict[str, Any]
-    data: pa.RecordBatch | None
-    size_bytes: int
-
-
-@dataclass(slots=True)
-class _Mapping:
-    # Holding the source's table keeps its id() from being given to another.
-    table: Sequence[Instrument]
-    ids: list[int] = field(default_factory=list)
-    same: bool = True
-
-
-@dataclass(slots=True)
-class WriterStatus:
-    """How the writer is doing.
-
-    Attributes:
-        problem: Why records cannot be made durable at present; empty when they can.
-        full: True while the log takes nothing for want of room.
-        size_bytes: Of all segments.
-        pending_bytes: Appended, not yet durable.
-        groups: How many groups were made durable.
-    """
-
-    problem: str = ""
-    full: bool = False
+    kind: Kind = Kind.CONTROL
+    origin: Origin = Origin.LIVE
+    first_seq: int = 0
+    count: int = 0
+    barrier: bool = False
+    partition: int = 0
+    ts_append: int = 0
+    meta: bytes = b""
+    # What becomes known for certain once the record is durable.
+    source: tuple[str, int] | None = None
+    instruments: int = 0
+    data: pa.RecordBatch | None = None
     size_bytes: int = 0
-    pending_bytes: int = 0
-    groups: int = 0
-    reports: list[str] = field(default_factory=list)
+
+    def encoded(self) -> list[bytes | pa.Buffer]:
+        return encode(
+            self.type,
+            first_seq=self.first_seq,
+            count=self.count,
+            ts_append=self.ts_append,
+            meta=self.meta,
+            payload=b"" if self.data is None else self.data.serialize(),
+            kind=self.kind,
+            origin=self.origin,
+            barrier=self.barrier,
+            partition=self.partition,
+        )
 
 
 class LogWriter:
@@ -116,13 +76,14 @@ class LogWriter:
         folder: Where the segments are kept; made if it is not there.
         settings: How the log is kept.
         floor: No sequence number below this is handed out: the highest position any consumer has committed. A log
-            that ends below it was lost or restored from an older copy, and goes on in a new epoch.
+            that ends below it, or below what readers were told to be durable, was lost, cut or restored from an older
+            copy, and goes on in a new epoch.
         needed_from: The lowest position any consumer still reads from.
         clock: For the time of appending.
-        durable_hook: Called by the writer's thread with the new durable end after each group.
+        durable_hook: Called by the writer's thread with the new durable end after each group; should not raise.
 
     Raises:
-        LogLocked: Another process writes this log.
+        LogLocked: Another writer has this log.
         LogError: The folder cannot be used.
     """
 
@@ -143,55 +104,56 @@ class LogWriter:
         self._condition = threading.Condition()
         self._queue: deque[_Pending] = deque()
         self._closing = False
+        self._dead = False
         self._fd = -1
         self._segment: Path | None = None
-        self._segment_size = 0
+        self._segment_first = self._segment_size = 0
         self._broken = False
         self.status = WriterStatus()
         try:
             disk.make_dirs(folder)
-            self._lock_fd = _lock(folder / LOCK_FILE)
-            found = recover(folder, needed_from=needed_from)
+            self._lock_fd = lock(folder)
         except OSError as exc:
             raise LogError(f"log folder {folder} cannot be opened: {exc}") from exc
-        self.recovered = found
-        self.status.reports.extend(found.reports)
-        self._adopt(found, floor)
-        self._durable_map = _map_durable(folder / DURABLE_FILE, self._next_seq)
+        try:
+            found = recover(folder, needed_from=needed_from, fsync=self._settings.fsync)
+            self.recovered = found
+            self._adopt(found, max(floor, found.seen_end, read_durable(folder)))
+            self._published = DurableEnd(folder, self._next_seq)
+        except OSError as exc:
+            os.close(self._lock_fd)
+            raise LogError(f"log folder {folder} cannot be opened: {exc}") from exc
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
         self._durable_end = self._next_seq
         if not found.after_barrier:
-            self._put(RecordType.CONTROL, Kind.CONTROL, Origin.LIVE, 1, {"a": "barrier"}, None, barrier=True)
+            self._put_barrier()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    def _adopt(self, found: Recovered, floor: int) -> None:
-        self.log_id = found.log_id or uuid.uuid4().hex
-        self.epoch = found.epoch if found.log_id else 1
+    def _adopt(self, found: Recovered, begin: int) -> None:
         self.instruments = found.instruments
+        self._map = InstrumentMap(self.instruments)
         self._sources = dict(found.sources)
         # What the next segment may say of the time before it: only what is durable, never what still waits.
         self._durable_sources = dict(found.sources)
         self._durable_instruments = len(found.instruments)
-        self._next_seq = found.end_seq
+        self._next_seq = max(begin, found.end_seq)
         self._rows_since_barrier = 0
-        self._mapped: dict[int, _Mapping] = {}
-        self._new_epoch = False
-        if floor > found.end_seq:
-            self._next_seq = floor
-            self._new_epoch = True
-            if found.log_id:
-                self.epoch += 1
-                message = (
-                    f"log ends at seq {found.end_seq}, consumers are at {floor}: restored from an older copy? "
-                    f"goes on as epoch {self.epoch} at {floor}"
-                )
-            else:
-                message = f"log is gone, consumers are at {floor}: begun anew at {floor}"
+        self._new_epoch = self._next_seq > found.end_seq or (not found.log_id and found.end_seq > 0)
+        self.log_id = found.log_id or uuid.uuid4().hex
+        self.epoch = found.epoch + 1 if self._new_epoch or not found.log_id else found.epoch
+        self.status.reports.extend(found.reports)
+        if self._new_epoch:
+            what = f"log {self._folder} ends at seq {found.end_seq}" if found.log_id else f"log {self._folder} is gone"
+            message = (
+                f"{what}, but what is below {self._next_seq} was given to consumers: lost, cut or restored from an "
+                f"older copy; goes on as epoch {self.epoch} at {self._next_seq}"
+            )
             self.status.reports.append(message)
             LOG.warning(message)
-        self._log_started = bool(found.log_id)
-        for _, path in list_segments(self._folder):
-            self.status.size_bytes += path.stat().st_size
+        self.status.size_bytes = sum(path.stat().st_size for _, path in list_segments(self._folder))
 
     @property
     def end(self) -> int:
@@ -218,184 +180,231 @@ class LogWriter:
 
         Raises:
             LogFull: There is no room, on the disk or in memory; nothing was appended.
+            LogError: The log is closed; nothing was appended.
+            SchemaValidationError: What is in the batch could never be read back; nothing was appended.
         """
-        rows = batch.data.num_rows
+        rows, size = batch.data.num_rows, batch.data.nbytes
         if rows == 0:
             return self._next_seq
+        if size > MAX_BATCH_BYTES or not 0 <= partition <= MAX_PARTITION:
+            raise SchemaValidationError(
+                f"batch of {size} bytes for partition {partition} cannot be logged: at most {MAX_BATCH_BYTES} bytes "
+                f"and partition {MAX_PARTITION}"
+            )
+        source = (batch.source_id, batch.offset) if batch.source_id else None
+        meta = encode_meta({"s": batch.source_id, "o": batch.offset}) if source else b""
         with self._condition:
-            self._check_room(batch.data.nbytes)
-            data = self._map_instruments(batch)
-            meta: dict[str, Any] = {}
-            if batch.source_id:
-                meta = {"s": batch.source_id, "o": batch.offset}
-                self._sources[batch.source_id] = batch.offset
-            self._rows_since_barrier += rows
-            barrier = self._rows_since_barrier >= self._settings.barrier_rows
+            self._check_room(size)
+            self._put_instruments(batch)
+            barrier = self._rows_since_barrier + rows >= self._settings.barrier_rows
             first = self._put(
-                RecordType.EVENTS, batch.kind, origin, rows, meta, data, barrier=barrier, partition=partition
+                _Pending(
+                    type=RecordType.EVENTS,
+                    kind=batch.kind,
+                    origin=origin,
+                    count=rows,
+                    barrier=barrier,
+                    partition=partition,
+                    meta=meta,
+                    source=source,
+                    data=self._map.translate(batch),
+                    size_bytes=size,
+                )
             )
         reached(Step.LOG_APPEND_AFTER)
         return first
 
     def mark(self, mark: Mark, *, origin: Origin) -> int:
-        """Append punctuation and return its sequence number."""
+        """Append punctuation and return its sequence number; raises as `append` does."""
+        meta: dict[str, Any] = {"v": mark.vendor, "t": mark.ts_ns}
+        if mark.symbols:
+            meta["y"] = list(mark.symbols)
+        if mark.source_id:
+            meta |= {"s": mark.source_id, "o": mark.offset}
+        source = (mark.source_id, mark.offset) if mark.source_id else None
+        text = encode_meta(meta)
         with self._condition:
             self._check_room(0)
-            meta: dict[str, Any] = {"v": mark.vendor, "t": mark.ts_ns}
-            if mark.symbols:
-                meta["y"] = list(mark.symbols)
-            if mark.source_id:
-                meta |= {"s": mark.source_id, "o": mark.offset}
-                self._sources[mark.source_id] = mark.offset
-            return self._put(RecordType.MARK, Kind.CONTROL, origin, 1, meta, None, barrier=True)
+            return self._put(
+                _Pending(type=RecordType.MARK, origin=origin, count=1, barrier=True, meta=text, source=source)
+            )
 
     def control(self, action: str, detail: Mapping[str, Any] | None = None) -> int:
-        """Append a control record (pause, resume, configuration, gap, session) and return its sequence number."""
+        """Append a control record (pause, resume, configuration, gap, session) and return its sequence number.
+
+        A full log takes it too: it is small, and what it says must not be forgotten.
+
+        Raises:
+            LogError: The log is closed.
+            SchemaValidationError: The detail is no JSON, or uses the names ``a``, ``s`` or ``o``.
+        """
+        taken = _RESERVED & set(detail or {})
+        if taken:
+            raise SchemaValidationError(f"detail of control record {action} uses reserved names: {sorted(taken)}")
+        text = encode_meta({"a": action, **(detail or {})})
         with self._condition:
-            return self._put(
-                RecordType.CONTROL, Kind.CONTROL, Origin.LIVE, 1, {"a": action, **(detail or {})}, None, barrier=True
-            )
+            self._check_open()
+            return self._put(_Pending(type=RecordType.CONTROL, count=1, barrier=True, meta=text))
 
     def barrier(self) -> None:
         """Let operators run up to here, if anything came since the last barrier."""
         with self._condition:
             if self._rows_since_barrier:
-                self._put(RecordType.CONTROL, Kind.CONTROL, Origin.LIVE, 1, {"a": "barrier"}, None, barrier=True)
+                self._check_open()
+                self._put_barrier()
 
     def wait_durable(self, end: int, timeout_s: float | None = None) -> bool:
-        """Wait until everything below `end` is durable; False when the time ran out first."""
+        """Wait until everything below `end` is durable; False when the time ran out first, or the log was closed."""
         with self._condition:
-            return self._condition.wait_for(lambda: self._durable_end >= end or self._closing, timeout_s) and (
-                self._durable_end >= end
-            )
+            self._condition.wait_for(lambda: self._durable_end >= end or self._closing or self._dead, timeout_s)
+            return self._durable_end >= end
 
     def trim(self, below: int) -> int:
         """Remove segments that lie wholly below a position and are older than the retention; return how many.
 
-        Segments go early while the log is larger than ``max_bytes``.
+        Segments go early while there is no room, or the log is near ``max_bytes``.
+
+        Raises:
+            LogError: The disk refused.
         """
-        segments = list_segments(self._folder)
         removed = 0
-        keep_after = time.time() - self._settings.retention_s
-        for (_, path), (next_first, _) in zip(segments, segments[1:], strict=False):
-            if next_first > below:
-                break
-            stat = path.stat()
-            over = self._settings.max_bytes is not None and self.status.size_bytes > self._settings.max_bytes * 3 // 4
-            if stat.st_mtime > keep_after and not over and not self.status.full:
-                break
-            reached(Step.LOG_TRIM_BEFORE)
-            path.unlink()
-            self.status.size_bytes -= stat.st_size
-            removed += 1
-        if removed:
-            disk.sync_dir(self._folder)
-            reached(Step.LOG_TRIM_AFTER)
+        try:
+            segments = list_segments(self._folder)
+            for (_, path), (next_first, _) in zip(segments, segments[1:], strict=False):
+                if next_first > below or not self._may_go(path):
+                    break
+                reached(Step.LOG_TRIM_BEFORE)
+                size = path.stat().st_size
+                path.unlink()
+                with self._condition:
+                    self.status.size_bytes -= size
+                removed += 1
+            if removed:
+                disk.sync_dir(self._folder)
+                reached(Step.LOG_TRIM_AFTER)
+        except OSError as exc:
+            raise LogError(f"log {self._folder} cannot be trimmed: {exc}") from exc
         return removed
+
+    def _may_go(self, path: Path) -> bool:
+        most = self._settings.max_bytes
+        near = most is not None and self.status.size_bytes > most * 3 // 4
+        # The times of files are the system's wall clock, whatever clock the log has.
+        return near or self.status.full or path.stat().st_mtime <= time.time() - self._settings.retention_s
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Make everything appended durable and release the lock; may be called twice.
 
         Raises:
-            LogError: The disk did not take everything in time; says how many events are not durable.
+            LogError: The disk did not take everything in time; says how many events are not durable. While the disk
+                does not even answer, the lock stays held, and closing may be tried again.
         """
         if self._lock_fd < 0:
             return
-        self.barrier()
-        left = 0
-        if not self.wait_durable(self._next_seq, timeout_s):
-            left = self._next_seq - self._durable_end
+        with self._condition:
+            if self._rows_since_barrier and not self._closing:
+                self._put_barrier()
+        started = time.monotonic()
+        self.wait_durable(self._next_seq, timeout_s)
         with self._condition:
             self._closing = True
             self._condition.notify_all()
-        self._thread.join(timeout_s)
+        self._thread.join(max(1.0, timeout_s - (time.monotonic() - started)))
+        if self._thread.is_alive():
+            # It may be inside a write: closing its files under it could send that write into another file.
+            raise LogError(f"log {self._folder} cannot be closed: the disk has not answered for {timeout_s} s")
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._durable_map.close()
+        self._published.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
+        left = self._next_seq - self._durable_end
         if left:
             raise LogError(f"{left} events in {self._folder} are not durable: {self.status.problem or 'time ran out'}")
 
     # Everything below runs with the condition held, or in the writer's thread.
 
-    def _check_room(self, size_bytes: int) -> None:
+    def _check_open(self) -> None:
         if self._closing:
             raise LogError(f"log {self._folder} is closed")
+        if self._dead:
+            raise LogError(f"log {self._folder} takes nothing any more: {self.status.problem}")
+
+    def _check_room(self, size_bytes: int) -> None:
+        def fits() -> bool:
+            pending = self.status.pending_bytes
+            return not pending or pending + size_bytes <= self._settings.pending_bytes
+
+        self._check_open()
+        if not self.status.full and not self.status.problem and not fits():
+            # The disk is merely slower than the source: let the thread catch up instead of refusing.
+            self._condition.wait_for(lambda: fits() or bool(self.status.problem) or self._closing, timeout=1.0)
+            self._check_open()
         if self.status.full:
             raise LogFull(f"log {self._folder} is full: {self.status.problem}")
-        if self.status.pending_bytes + size_bytes > self._settings.pending_bytes and self.status.pending_bytes:
-            if not self.status.problem:
-                # The disk is merely slower than the source: let the thread catch up instead of refusing.
-                self._condition.wait_for(
-                    lambda: self.status.pending_bytes + size_bytes <= self._settings.pending_bytes
-                    or bool(self.status.problem)
-                    or not self.status.pending_bytes,
-                    timeout=1.0,
-                )
-                if self.status.pending_bytes + size_bytes <= self._settings.pending_bytes:
-                    return
+        if not fits():
             raise LogFull(f"log {self._folder} does not keep up: {self.status.problem or 'disk too slow'}")
 
-    def _map_instruments(self, batch: SourceBatch) -> pa.RecordBatch:
-        # A source's table only grows, so what was mapped before stays mapped.
-        known = self._mapped.get(id(batch.instruments))
-        if known is None:
-            if len(self._mapped) >= 256:
-                self._mapped.pop(next(iter(self._mapped)))
-            known = self._mapped[id(batch.instruments)] = _Mapping(batch.instruments)
-        if len(known.ids) < len(batch.instruments):
-            before = len(self.instruments)
-            known.ids.extend(self.instruments.add(entry) for entry in batch.instruments[len(known.ids) :])
-            known.same = known.ids == list(range(len(known.ids)))
-            added = [instrument_meta(self.instruments[i]) for i in range(before, len(self.instruments))]
-            if added:
-                self._put(RecordType.INSTRUMENTS, Kind.CONTROL, Origin.LIVE, 0, {"add": added}, None)
-        if known.same:
-            return batch.data
-        ids = pa.array(known.ids, pa.int32()).take(batch.data.column(0))
-        return batch.data.set_column(0, batch.data.schema.field(0), ids)
+    def _put_instruments(self, batch: SourceBatch) -> None:
+        unseen = self._map.unseen(batch)
+        if unseen:
+            # Where in the table they go is said too: should damage take one such record, the next still fits.
+            meta = encode_meta({"at": len(self.instruments), "add": [instrument_meta(entry) for entry in unseen]})
+            for entry in unseen:
+                self.instruments.add(entry)
+            self._put(_Pending(type=RecordType.INSTRUMENTS, meta=meta, instruments=len(unseen)))
 
-    def _put(
-        self,
-        type_: RecordType,
-        kind: Kind,
-        origin: Origin,
-        count: int,
-        meta: dict[str, Any],
-        data: pa.RecordBatch | None,
-        *,
-        barrier: bool = False,
-        partition: int = 0,
-    ) -> int:
-        first = self._next_seq
-        size = data.nbytes if data is not None else 64
-        self._queue.append(
-            _Pending(type_, kind, origin, first, count, barrier, partition, self._clock.now_ns(), meta, data, size)
-        )
-        self._next_seq += count
-        self.status.pending_bytes += size
-        if barrier:
+    def _put_barrier(self) -> None:
+        self._put(_Pending(type=RecordType.CONTROL, count=1, barrier=True, meta=encode_meta({"a": "barrier"})))
+
+    def _put(self, item: _Pending) -> int:
+        item.first_seq, item.ts_append = self._next_seq, self._clock.now_ns()
+        item.size_bytes += len(item.meta)
+        self._queue.append(item)
+        self._next_seq += item.count
+        if item.source is not None:
+            self._sources[item.source[0]] = item.source[1]
+        if item.barrier:
             self._rows_since_barrier = 0
-        self._condition.notify_all()
-        return first
+        elif item.type is RecordType.EVENTS:
+            self._rows_since_barrier += item.count
+        self.status.pending_bytes += item.size_bytes
+        # Waking the thread for every record would cost more than appending does.
+        if len(self._queue) == 1 or self.status.pending_bytes >= self._settings.group_bytes:
+            self._condition.notify_all()
+        return item.first_seq
 
     def _run(self) -> None:
-        while True:
-            group = self._take_group()
-            if group is None:
-                return
-            delay_s = 0.05
-            while not self._write_group(group):
-                with self._condition:
-                    # Sleeping on the condition lets close() end the wait.
-                    if self._condition.wait_for(lambda: self._closing, delay_s):
-                        return
-                delay_s = min(delay_s * 2, 0.5)
+        try:
+            while (group := self._take_group()) is not None:
+                items, end = group, group[-1].first_seq + group[-1].count
+                if not self._persist(lambda: self._write_group(items)) or not self._persist(lambda: self._publish(end)):
+                    return
+                self._done(items, end)
+        except Exception as exc:
+            # Nothing may die unseen here: who appends and who waits is told.
+            LOG.exception("log %s: writer stopped", self._folder)
+            with self._condition:
+                self._dead = True
+                self.status.problem = f"writer stopped: {exc!r}"
+                self._condition.notify_all()
+
+    def _persist(self, attempt: Callable[[], bool]) -> bool:
+        delay_s = 0.05
+        while not attempt():
+            with self._condition:
+                # Sleeping on the condition lets close() end the wait.
+                if self._condition.wait_for(lambda: self._closing, delay_s):
+                    return False
+            delay_s = min(delay_s * 2, 0.5)
+        return True
 
     def _take_group(self) -> list[_Pending] | None:
         settings = self._settings
+        most = 4 * settings.group_bytes
+        if settings.max_bytes is not None:
+            most = min(most, settings.max_bytes // 8)
         with self._condition:
             self._condition.wait_for(lambda: self._queue or self._closing)
             if not self._queue:
@@ -403,8 +412,9 @@ class LogWriter:
             self._condition.wait_for(
                 lambda: self.status.pending_bytes >= settings.group_bytes or self._closing, settings.linger_s
             )
-            group, size = [], 0
-            while self._queue and size < 4 * settings.group_bytes:
+            group = [self._queue.popleft()]
+            size = group[0].size_bytes
+            while self._queue and size + self._queue[0].size_bytes <= most:
                 group.append(self._queue.popleft())
                 size += group[-1].size_bytes
             return group
@@ -413,42 +423,35 @@ class LogWriter:
         try:
             self._mend()
             self._refuse_if_full(group)
-            if self._fd < 0 or self._segment_size >= self._settings.segment_bytes:
+            if self._fd < 0 or self._segment_size >= self._settings.roll_bytes:
                 self._roll(group[0].first_seq)
             reached(Step.LOG_APPEND_BEFORE)
-            buffers: list[bytes | pa.Buffer] = []
-            for item in group:
-                payload: pa.Buffer | bytes = b"" if item.data is None else item.data.serialize()
-                buffers += encode(
-                    item.type,
-                    first_seq=item.first_seq,
-                    count=item.count,
-                    ts_append=item.ts_append,
-                    meta=item.meta,
-                    payload=payload,
-                    kind=item.kind,
-                    origin=item.origin,
-                    barrier=item.barrier,
-                    partition=item.partition,
-                )
+            buffers = [buffer for item in group for buffer in item.encoded()]
+            self._broken = True
             self._write(buffers)
+            self._broken = False
         except OSError as exc:
             self._fail(exc, full=exc.errno in (errno.ENOSPC, errno.EDQUOT))
             return False
         except LogFull as exc:
             self._fail(exc, full=True)
             return False
-        self._done(group)
         return True
 
     def _refuse_if_full(self, group: list[_Pending]) -> None:
         settings = self._settings
         size = sum(item.size_bytes for item in group)
-        if settings.max_bytes is not None and self.status.size_bytes + size > settings.max_bytes:
-            raise LogFull(f"the log holds {self.status.size_bytes} of at most {settings.max_bytes} bytes")
         free = shutil.disk_usage(self._folder).free
-        if free - size < settings.reserve_bytes:
-            raise LogFull(f"{free} bytes are free on the disk, {settings.reserve_bytes} of them kept for commits")
+        if settings.max_bytes is not None and self.status.size_bytes + size > settings.max_bytes:
+            reason = f"the log holds {self.status.size_bytes} of at most {settings.max_bytes} bytes"
+        elif free - size < settings.reserve_bytes:
+            reason = f"{free} bytes are free on the disk, {settings.reserve_bytes} of them kept for commits"
+        else:
+            return
+        if self._fd < 0 or self._segment_first < group[0].first_seq:
+            # The newest segment is never trimmed: without one after it, the log could wait for itself.
+            self._roll(group[0].first_seq)
+        raise LogFull(reason)
 
     def _write(self, buffers: list[bytes | pa.Buffer]) -> None:
         views = [memoryview(b) for b in buffers if len(b)]
@@ -464,18 +467,27 @@ class LogWriter:
                     chunk[0] = chunk[0][n:]
         if self._settings.fsync and self._segment is not None:
             disk.sync_fd(self._fd, self._segment)
-        self._segment_size += written
-        self.status.size_bytes += written
+        self._grown(written)
         reached(Step.LOG_SYNC_AFTER)
 
-    def _done(self, group: list[_Pending]) -> None:
-        end = group[-1].first_seq + group[-1].count
-        _DURABLE.pack_into(self._durable_map, 0, end)
+    def _grown(self, size_bytes: int) -> None:
+        self._segment_size += size_bytes
+        with self._condition:
+            self.status.size_bytes += size_bytes
+
+    def _publish(self, end: int) -> bool:
+        try:
+            self._published.publish(end)
+        except OSError as exc:
+            self._fail(exc, full=exc.errno in (errno.ENOSPC, errno.EDQUOT))
+            return False
+        return True
+
+    def _done(self, group: list[_Pending], end: int) -> None:
         for item in group:
-            if item.type is RecordType.INSTRUMENTS:
-                self._durable_instruments += len(item.meta["add"])
-            elif "s" in item.meta:
-                self._durable_sources[item.meta["s"]] = item.meta["o"]
+            self._durable_instruments += item.instruments
+            if item.source is not None:
+                self._durable_sources[item.source[0]] = item.source[1]
         with self._condition:
             self._durable_end = end
             self.status.pending_bytes -= sum(item.size_bytes for item in group)
@@ -483,7 +495,11 @@ class LogWriter:
             self.status.problem, self.status.full = "", False
             self._condition.notify_all()
         if self._durable_hook is not None:
-            self._durable_hook(end)
+            try:
+                self._durable_hook(end)
+            except Exception:
+                # Who listens may be gone while the log still closes; what is appended must become durable all the same.
+                LOG.exception("log %s: durable hook failed", self._folder)
 
     def _fail(self, exc: Exception, *, full: bool) -> None:
         if not self.status.problem:
@@ -491,17 +507,22 @@ class LogWriter:
         with self._condition:
             self.status.problem, self.status.full = str(exc), full
             self._condition.notify_all()
-        self._broken = self._fd >= 0
 
     def _mend(self) -> None:
         # After a failed write or sync the kernel may have dropped what it held: nothing of the group counts as
         # written. The segment is cut back to what is known to be durable and the group goes to a new one.
-        if not self._broken or self._segment is None:
+        if not self._broken or self._fd < 0 or self._segment is None:
             return
         os.ftruncate(self._fd, self._segment_size)
         disk.sync_fd(self._fd, self._segment)
-        os.close(self._fd)
-        self._fd, self._broken = -1, False
+        self._release_segment()
+        self._broken = False
+
+    def _release_segment(self) -> None:
+        # Forgotten first: whatever happens next, no other file may ever be written through this number.
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _roll(self, first_seq: int) -> None:
         path = segment_path(self._folder, first_seq)
@@ -511,52 +532,17 @@ class LogWriter:
             "sources": self._durable_sources,
             "instruments": [instrument_meta(self.instruments[i]) for i in range(self._durable_instruments)],
         }
-        head = encode(RecordType.SEGMENT, first_seq=first_seq, count=0, ts_append=self._clock.now_ns(), meta=meta)
+        head = encode(
+            RecordType.SEGMENT, first_seq=first_seq, count=0, ts_append=self._clock.now_ns(), meta=encode_meta(meta)
+        )
         data = b"".join(bytes(b) for b in head)
+        # One of that name holds no events, and nothing that is not said here again.
+        replaced = path.stat().st_size if path.exists() else 0
         disk.write_atomic(path, data)
-        if self._fd >= 0:
-            os.close(self._fd)
+        self._release_segment()
+        self._segment, self._segment_first, self._segment_size = path, first_seq, 0
+        self._grown(len(data))
+        with self._condition:
+            self.status.size_bytes -= replaced
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-        self._segment, self._segment_size = path, len(data)
-        self.status.size_bytes += len(data)
         reached(Step.LOG_ROLL)
-
-
-def _lock(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        import fcntl  # noqa: PLC0415  absent on Windows, where msvcrt does the same
-
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # pragma: no cover  Windows
-        import msvcrt  # noqa: PLC0415
-
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  Windows alone has it
-        except OSError as exc:
-            os.close(fd)
-            raise LogLocked(f"{path.parent} is in use by another process") from exc
-    except BlockingIOError as exc:
-        os.close(fd)
-        raise LogLocked(f"{path.parent} is in use by another process") from exc
-    return fd
-
-
-def _map_durable(path: Path, end: int) -> mmap.mmap:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        os.ftruncate(fd, _DURABLE.size)
-        mapped = mmap.mmap(fd, _DURABLE.size)
-    finally:
-        os.close(fd)
-    _DURABLE.pack_into(mapped, 0, end)
-    return mapped
-
-
-def read_durable(folder: Path) -> int:
-    """Return the exclusive end of what is durable, as the writer last said; 0 where there is no log yet."""
-    try:
-        raw = (folder / DURABLE_FILE).read_bytes()
-    except FileNotFoundError:
-        return 0
-    return int(_DURABLE.unpack(raw)[0]) if len(raw) == _DURABLE.size else 0

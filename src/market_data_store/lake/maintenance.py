@@ -116,7 +116,10 @@ class _Upkeep:
         self._report = report
 
     def run(self) -> None:
-        for job in self._plan():
+        jobs: list[Job] = []
+        with self._reporting("looking for what to rewrite"):
+            jobs = self._plan()
+        for job in jobs:
             with self._reporting(f"rewriting date {job.date}"):
                 self._compact(job)
         with self._reporting("checkpoint"):
@@ -135,21 +138,17 @@ class _Upkeep:
             self._report.failures.append(f"table {self._folder.spec.name}: {what}: {first_line(exc)}")
 
     def _plan(self) -> list[Job]:
-        with self._reporting("looking for what to rewrite"):
-            files = pa.table(self._folder.open().get_add_actions(flatten=True)).to_pylist()
-            stored = [
-                StoredFile(
-                    name=f["path"],
-                    date=f["partition.date"],
-                    rows=f["num_records"],
-                    size_bytes=f["size_bytes"],
-                    modified_ms=f["modification_time"],
-                )
-                for f in files
-            ]
-            today = date_of(self._now_ns)
-            return plan(stored, today=today, now_ns=self._now_ns, policy=self._policy.compaction)
-        return []
+        files = [
+            StoredFile(
+                name=f["path"],
+                date=f["partition.date"],
+                rows=f["num_records"],
+                size_bytes=f["size_bytes"],
+                modified_ms=f["modification_time"],
+            )
+            for f in pa.table(self._folder.open().get_add_actions(flatten=True)).to_pylist()
+        ]
+        return plan(files, today=date_of(self._now_ns), now_ns=self._now_ns, policy=self._policy.compaction)
 
     def _compact(self, job: Job) -> None:
         delta = self._folder.open()

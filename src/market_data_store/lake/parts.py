@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,9 @@ from market_data_store.lake.declarations import DAY_NS, STATS_COLUMNS, TableSpec
 # Measured on 256 k trades of 500 symbols: zstd 1 with delta-coded integers and dictionaries takes 66 ms and 15 B a row,
 # Arrow's defaults 116 ms and 34 B, zstd 3 80 ms and 17 B.
 _COMPRESSION_LEVEL: Final = 1
-_UNIQUE_STRINGS: Final = frozenset({"trade_id", "order_id", "raw"})
+UNIQUE_STRINGS: Final = frozenset({"trade_id", "order_id", "raw"})
+"""Columns whose values hardly repeat."""
+
 # A reader of one symbol decodes whole row groups, so small ones keep it quick; smaller still and the footer grows.
 ROW_GROUP_ROWS: Final = 32_768
 
@@ -45,23 +48,27 @@ class DataFile:
         name: Relative to the table's folder.
         path: Where it lies.
         size_bytes: Its size.
-        part: What is in it.
+        date: Its UTC date.
+        rows: How many it holds.
+        stats: What the table's log says of them. The rows themselves are not kept: a rewrite makes many files.
     """
 
     name: str
     path: Path
     size_bytes: int
-    part: Part
+    date: str
+    rows: int
+    stats: str
 
     def add_action(self, *, modified_ms: int, data_change: bool) -> AddAction:
         """Return what a commit says of the file. `modified_ms` is milliseconds since the epoch, UTC."""
         return AddAction(
             path=self.name,
             size=self.size_bytes,
-            partition_values={"date": self.part.date},
+            partition_values={"date": self.date},
             modification_time=modified_ms,
             data_change=data_change,
-            stats=_stats(self.part.rows),
+            stats=self.stats,
         )
 
 
@@ -79,7 +86,7 @@ def split(rows: pa.Table, spec: TableSpec) -> list[Part]:
     starts = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
     return [
         Part(date=date_of(int(days[start]) * DAY_NS), rows=ordered.slice(start, end - start))
-        for start, end in zip(starts[:-1], starts[1:], strict=True)
+        for start, end in pairwise(starts)
     ]
 
 
@@ -94,10 +101,10 @@ def _sorted(rows: pa.Table, spec: TableSpec, days: npt.NDArray[np.int64]) -> tup
 
 def sort_rank(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
     """Return integers that compare as the values of a column do, nulls first."""
-    if not pa.types.is_string(column.type):
+    if not (pa.types.is_string(column.type) or pa.types.is_dictionary(column.type)):
         values: npt.NDArray[np.generic] = column.to_numpy()
         return values
-    encoded = pa.chunked_array(column.dictionary_encode().unify_dictionaries()).combine_chunks()
+    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
     rank = np.empty(len(encoded.dictionary), np.int64)
     rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
     indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -122,11 +129,18 @@ def write(part: Part, *, table_folder: Path, prefix: str) -> DataFile:
             row_group_size=ROW_GROUP_ROWS,
             compression="zstd",
             compression_level=_COMPRESSION_LEVEL,
-            use_dictionary=[n for n in schema.names if n not in integers and n not in _UNIQUE_STRINGS],
+            use_dictionary=[n for n in schema.names if n not in integers and n not in UNIQUE_STRINGS],
             column_encoding=dict.fromkeys(integers, "DELTA_BINARY_PACKED"),
             store_schema=False,
         )
-        return DataFile(name=name, path=path, size_bytes=path.stat().st_size, part=part)
+        return DataFile(
+            name=name,
+            path=path,
+            size_bytes=path.stat().st_size,
+            date=part.date,
+            rows=part.rows.num_rows,
+            stats=_stats(part.rows),
+        )
     except BaseException:
         remove([path])
         raise
@@ -149,6 +163,8 @@ def _stats(rows: pa.Table) -> str:
     nulls: dict[str, int] = {}
     for name in STATS_COLUMNS:
         column = rows.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(pa.string())
         nulls[name] = column.null_count
         if column.null_count < len(column):
             bounds = pc.min_max(column).as_py()

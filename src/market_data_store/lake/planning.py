@@ -55,7 +55,7 @@ class CompactionPolicy:
 
     Attributes:
         fan_in: So many files of about the same size become one; a row is rewritten once per power of this.
-        max_rows: A rewritten file holds no more; also what a rewrite keeps in memory, about 0.2 GB per million.
+        max_rows: A rewritten file holds no more; also what a rewrite keeps in memory, about 0.3 GB per million.
         max_bytes: A file as large is not merged any more.
         settle_ns: A past date counts as finished when nothing was added to it for so long.
         loose_share: A finished date is laid out again when this share of its rows came after the last time.
@@ -69,7 +69,7 @@ class CompactionPolicy:
 
 
 def plan(files: Sequence[StoredFile], *, today: str, now_ns: int, policy: CompactionPolicy) -> list[Job]:
-    """Return what to rewrite, oldest date first, at most one job per date.
+    """Return what to rewrite, oldest date first; no file is in two jobs.
 
     Args:
         files: All files of the table's newest version.
@@ -80,11 +80,10 @@ def plan(files: Sequence[StoredFile], *, today: str, now_ns: int, policy: Compac
     by_date: defaultdict[str, list[StoredFile]] = defaultdict(list)
     for file in files:
         by_date[file.date].append(file)
-    jobs = []
+    jobs: list[Job] = []
     for date in sorted(by_date):
-        job = _day(by_date[date], today, now_ns, policy) or _merge(by_date[date], policy)
-        if job is not None:
-            jobs.append(job)
+        day = _day(by_date[date], today, now_ns, policy)
+        jobs += [day] if day is not None else _merge(by_date[date], policy)
     return jobs
 
 
@@ -100,24 +99,27 @@ def _day(files: list[StoredFile], today: str, now_ns: int, policy: CompactionPol
     return Job(date=files[0].date, layout=Layout.DAY, inputs=tuple(files))
 
 
-def _merge(files: list[StoredFile], policy: CompactionPolicy) -> Job | None:
+def _merge(files: list[StoredFile], policy: CompactionPolicy) -> list[Job]:
     tiers: defaultdict[int, list[StoredFile]] = defaultdict(list)
     for file in files:
         if not file.is_day and file.rows < policy.max_rows // 2 and file.size_bytes < policy.max_bytes:
             tiers[_tier(file.rows, policy.fan_in)].append(file)
     full = [t for t, members in tiers.items() if len(members) >= policy.fan_in]
     if not full:
-        return None
+        return []
     # Smaller files go along: they are cheap, and would be next.
     candidates = sorted((f for t, members in tiers.items() if t <= min(full) for f in members), key=lambda f: f.rows)
-    inputs: list[StoredFile] = []
+    groups: list[list[StoredFile]] = [[]]
     rows = 0
     for file in candidates:
+        if rows + file.rows > policy.max_rows:
+            groups.append([])
+            rows = 0
+        groups[-1].append(file)
         rows += file.rows
-        if rows > policy.max_rows:
-            break
-        inputs.append(file)
-    return Job(date=files[0].date, layout=Layout.MERGED, inputs=tuple(inputs)) if len(inputs) > 1 else None
+    if len(groups) > 1 and len(groups[-1]) < policy.fan_in:
+        groups.pop()
+    return [Job(date=files[0].date, layout=Layout.MERGED, inputs=tuple(g)) for g in groups if len(g) > 1]
 
 
 def _tier(rows: int, fan_in: int) -> int:

@@ -144,13 +144,11 @@ class TableReader:
                 continue
             masks.append(pc.greater_equal(files.column(f"max.{column}"), low))
             masks.append(pc.less_equal(files.column(f"min.{column}"), high))
+        keep = np.ones(files.num_rows, np.bool_)
         for mask in masks:
-            # Without statistics a file may hold anything.
-            files = files.append_column(f"keep.{files.num_columns}", pc.fill_null(mask, True))
-        keep = [c for c in files.schema.names if c.startswith("keep.")]
-        for name in keep:
-            files = files.filter(files.column(name))
-        names: list[str] = files.column("path").to_pylist()
+            # Without statistics (null) a file may hold anything.
+            keep &= mask.to_numpy() != np.False_
+        names: list[str] = files.column("path").filter(pa.array(keep)).to_pylist()
         return names
 
 

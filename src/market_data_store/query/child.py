@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute  # noqa: F401  casting loads it, and once confined nothing can be loaded
+import pyarrow.compute  # casting loads it, and once confined nothing can be loaded
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
@@ -35,12 +35,19 @@ _BARS, _REVISIONS = "bars", "bars_revisions"
 _KEY: Final = ", ".join(f'"{c}"' for c in BAR_KEY)
 # `date` follows from ts_event; with it in the key a condition on it reaches the scan, as those on the key do.
 _BARS_VIEW: Final = (
-    f"CREATE VIEW {_BARS} AS SELECT * EXCEPT (newest) FROM (SELECT *, row_number() OVER (PARTITION BY {_KEY}, "
+    f"CREATE VIEW {_BARS} AS SELECT * EXCEPT (newest) FROM (SELECT *, row_number() OVER (PARTITION BY {_KEY}, "  # noqa: S608  constants alone
     f'"date" ORDER BY revision DESC, seq DESC) AS newest FROM {_REVISIONS}) AS r WHERE newest = 1'
 )
-# How the engine's errors name what they mean; it has no codes.
+# A folder that cannot be: what does not fit in memory is refused, never written to disk.
 _NO_SPILL: Final = "/dev/null/no-spilling"
-_OUT_OF_MEMORY: Final = (_NO_SPILL, "Resources exhausted", "memory allocation", "Cannot allocate memory", "malloc of size")
+# How the engine's errors name what they mean; it has no codes.
+_OUT_OF_MEMORY: Final = (
+    _NO_SPILL,
+    "Resources exhausted",
+    "memory allocation",
+    "Cannot allocate memory",
+    "malloc of size",
+)
 _FILE_GONE: Final = ("No such file", "not found: ", "Object at location")
 
 
@@ -62,14 +69,13 @@ def main() -> None:
     os._exit(0)
 
 
-def run(folder: Path, sql: str, *, limits: QueryLimits, checked: bool = True) -> bool:
+def run(folder: Path, sql: str, *, limits: QueryLimits) -> bool:
     """Confine this process, run a query and write its rows to stdout. Once per process.
 
     Args:
         folder: The tenant's folder; each folder in it with a Delta log is a table.
         sql: The user's text.
         limits: See there.
-        checked: False runs the text as it is, for testing what the confinement alone refuses.
 
     Returns:
         Whether rows were left out.
@@ -78,10 +84,7 @@ def run(folder: Path, sql: str, *, limits: QueryLimits, checked: bool = True) ->
     confine.limit_resources(memory_bytes=limits.memory_bytes, cpu_s=int(limits.timeout_s * cpus) + 1)
     tables = _list_tables(folder)
     names = sorted({*tables, _BARS} if _REVISIONS in tables else tables)
-    if checked:
-        statement = parse_statement(sql, tables=names)
-    else:
-        statement = Statement(kind="select", sql=sql, tables=tuple(names))
+    statement = parse_statement(sql, tables=names)
     confine.read_only_below(folder)
     if statement.kind == "tables":
         return _write(pa.table({"table": pa.array(names, pa.string())}).to_reader(), limits=limits)
@@ -103,7 +106,6 @@ def _list_tables(folder: Path) -> dict[str, Path]:
 
 def _execute(statement: Statement, tables: dict[str, Path], *, limits: QueryLimits) -> pa.RecordBatchReader:
     engine = QueryBuilder()
-    # What cannot be kept in memory is refused rather than spilled: nothing is written here.
     os.environ["TMPDIR"] = _NO_SPILL
     engine.execute(f"SET datafusion.runtime.memory_limit = '{max(1, limits.memory_bytes // 2 // 1024)}K'")
     for name in {_REVISIONS if t == _BARS else t for t in statement.tables}:
@@ -170,7 +172,7 @@ def _translated(exc: Exception, limits: QueryLimits) -> MarketDataError:
         return TemporaryUnavailable("files of the lake went away under the query", STALE)
     if isinstance(exc, OSError):
         return TemporaryUnavailable(f"the lake cannot be read: {text}")
-    first = text.removeprefix("External error: ").split("\n\n")[0]
+    first = text.removeprefix("External error: ").split("\n\n")[0].split("\nThis issue was")[0]
     return ValidationError(f"the query failed: {first}", "query_failed")
 
 

@@ -32,10 +32,10 @@ def _nulls(word: str) -> Any:
     return lambda self, e: f"{self.sql(e, 'this')} {word} NULLS"
 
 
-class EngineDialect(Postgres):  # type: ignore[misc]  # sqlglot ships no types
+class EngineDialect(Postgres):
     """The engine's SQL: Postgres' grammar, functions kept by the name they were called by."""
 
-    class Parser(Postgres.Parser):  # type: ignore[misc]  # sqlglot ships no types
+    class Parser(Postgres.Parser):  # type: ignore[valid-type,misc]  # a class made by a metaclass
         """Knows no function by meaning, so none is renamed on the way and every one is checked by name."""
 
         FUNCTIONS: ClassVar[dict[str, Any]] = {}
@@ -43,7 +43,7 @@ class EngineDialect(Postgres):  # type: ignore[misc]  # sqlglot ships no types
             k: v for k, v in Postgres.Parser.FUNCTION_PARSERS.items() if k in _GRAMMAR
         }
 
-    class Generator(Postgres.Generator):  # type: ignore[misc]  # sqlglot ships no types
+    class Generator(Postgres.Generator):  # type: ignore[valid-type,misc]  # a class made by a metaclass
         """Writes as it was what Postgres lacks and the engine has: QUALIFY, semi joins, IGNORE NULLS."""
 
         TRANSFORMS: ClassVar[dict[Any, Any]] = {
@@ -178,7 +178,7 @@ def _unknown_table(node: exp.Expression, name: str, tables: Collection[str]) -> 
     _refuse(f"there is no table {name[:100]!r}; there are: {', '.join(sorted(tables)) or 'none yet'}", node)
 
 
-def _refuse(message: str, node: exp.Expression) -> NoReturn:
+def _refuse(message: str, node: Any) -> NoReturn:
     for place in (n.meta for n in node.walk() if "line" in n.meta):
         # The parser gives the column of a token's last character.
         raise _refusal(message, line=place["line"], column=place["col"] - (place["end"] - place["start"]))

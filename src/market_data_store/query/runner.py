@@ -21,7 +21,8 @@ import pyarrow as pa
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_store.query.limits import MIB, STALE, QueryLimits, QueryResult, limit_reached
 
-_TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_TENANT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PANIC: Final = re.compile(r"panicked at [^\n]*\n([^\n]{1,200})")
 _CHUNK_BYTES: Final = 256 * 1024
 _STDERR_BYTES: Final = 64 * 1024
 # The child counts rows' bytes; what the stream adds (schema, padding, one header per batch) comes on top.
@@ -206,7 +207,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _environment() -> dict[str, str]:
     code = Path(__file__).parents[2]
     values = {
-        "PYTHONPATH": os.pathsep.join([str(code), *(p for p in sys.path if os.path.isabs(p) and p != str(code))]),
+        "PYTHONPATH": os.pathsep.join([str(code), *(p for p in sys.path if Path(p).is_absolute() and p != str(code))]),
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
         "MALLOC_ARENA_MAX": "2",
@@ -251,8 +252,10 @@ def _died(ended: _Ended, limits: QueryLimits) -> MarketDataError:
         return limit_reached("memory_bytes", limits.memory_bytes, what)
     if name == "SIGXCPU":
         return limit_reached("timeout_s", limits.timeout_s, "the query took too much processor time")
-    if name or "panicked" in text:
-        what = f"the engine broke off on this query ({name or 'panic'})"
-        return ValidationError(f"{what}; a simpler or less nested one may work", "query_failed")
+    panic = _PANIC.search(text)
+    if name or panic:
+        why = panic[1] if panic else name
+        what = f"the engine broke off on this query ({why}); a smaller or less nested one may work"
+        return ValidationError(what, "query_failed")
     last = text.strip().rpartition("\n")[2][:500]
     return TemporaryUnavailable(f"the process for the query ended with code {ended.code}: {last}")

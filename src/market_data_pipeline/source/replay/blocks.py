@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from market_data_core.errors import SourceError
-from market_data_pipeline.source.replay.files import Part, PartBytes, translated
+from market_data_pipeline.source.replay.files import Part, PartBytes
 from market_data_pipeline.source.replay.layout import Format, Layout
 from market_data_pipeline.source.replay.times import Int64s, TimeUnit
 
@@ -27,6 +28,7 @@ RAW_CHARS: Final = 500
 """How much of a refused row is kept."""
 
 _LINE_BYTES: Final = 16 << 20  # a longer line is no row of anything we read
+_FIRST_BYTES: Final = 64 << 10
 _PARQUET_ROWS: Final = 65_536
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
@@ -69,7 +71,7 @@ class Block:
     describe: Callable[[int], tuple[int, str]]
 
 
-class _Unparsable(Exception):  # noqa: N818  never leaves this module
+class _Unparsable(Exception):
     def __init__(self, reason: str, found_columns: int | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -99,8 +101,8 @@ def _locate(part: Part, names: Sequence[str]) -> dict[str, int]:
         elif at or ours not in part.layout.optional:
             how = f"has column {theirs!r} {len(at)} times" if at else f"has no column {theirs!r}"
             raise SourceError(
-                f"{part.place} {how}: layout {part.layout.name} expects {', '.join(map(str, part.layout.used.values()))}; "
-                f"found {', '.join(names)[:RAW_CHARS]}"
+                f"{part.place} {how}: layout {part.layout.name} expects columns "
+                f"{', '.join(map(str, part.layout.used.values()))}; found {', '.join(names)[:RAW_CHARS]}"
             )
     return found
 
@@ -132,20 +134,22 @@ def _read_text(part: Part, source: PartBytes, block_bytes: int) -> Iterator[Bloc
             parse = _JsonLines(part.layout) if part.format is Format.NDJSON else _Csv(part, names)
         body = data[start:] if start else data
         if body:
-            block = _parse_block(body, line, parse)
-            line += body.count(b"\n")
+            count = _count_lines(body)
+            block = _parse_block(body, count, line, parse)
+            line += count
             if block.rows:
                 yield block
 
 
 # Blocks that end with a line's end, whatever the file ends with.
 def _whole_lines(part: Part, source: PartBytes, block_bytes: int) -> Iterator[bytes]:
-    tail = b""
-    first = True
+    # The first block is small, so a file of another layout is found out before many of its rows are tried one by one.
+    tail = source.read(min(block_bytes, _FIRST_BYTES)).removeprefix(_BYTE_ORDER_MARK)
+    end = tail.rfind(b"\n") + 1
+    if end:
+        yield tail[:end]
+        tail = tail[end:]
     while data := source.read(block_bytes):
-        if first:
-            data = data.removeprefix(_BYTE_ORDER_MARK)
-            first = False
         end = data.rfind(b"\n") + 1
         if not end:
             tail += data
@@ -156,6 +160,11 @@ def _whole_lines(part: Part, source: PartBytes, block_bytes: int) -> Iterator[by
         tail = data[end:]
     if tail:
         yield tail + b"\n"
+
+
+# bytes.count would keep the interpreter, and with it the event loop, ten times as long.
+def _count_lines(data: bytes) -> int:
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))
 
 
 # How many bytes the header takes, and what the columns are called.
@@ -174,6 +183,7 @@ class _Csv:
         located = _locate(part, names)
         types = _types(layout)
         self._ours = list(located)
+        self._types = {ours: types[ours] for ours in located}
         self._names = names
         # Columns go by place: a header may name two alike, of which we want neither.
         keys = [str(i) for i in range(len(names))]
@@ -190,13 +200,12 @@ class _Csv:
         self._wanted = wanted
 
     def empty(self) -> pa.Table:
-        return self.table(b"")
+        return pa.table({ours: pa.array([], type_) for ours, type_ in self._types.items()})
 
-    def table(self, data: bytes) -> pa.Table:
-        lines = data.count(b"\n")
-        if data.count(b"\r") != data.count(b"\r\n"):
+    def table(self, data: bytes, count: int) -> pa.Table:
+        if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
             raise _Unparsable("a carriage return inside the row")
-        if self._quote and data.count(self._quote) % 2:
+        if self._quote and self._quote in data and data.count(self._quote) % 2:
             raise _Unparsable("a quote that does not end")
         try:
             table = pacsv.read_csv(
@@ -207,14 +216,16 @@ class _Csv:
             )
         except pa.ArrowInvalid as exc:
             raise self._explained(str(exc)) from exc
-        if table.num_rows != lines:
+        if table.num_rows != count:
             raise _Unparsable("not one row on one line")
         return table.select(self._wanted).rename_columns(self._ours)
 
     def _explained(self, message: str) -> _Unparsable:
         if count := re.search(r"Expected (\d+) columns, got (\d+)", message):
             return _Unparsable(f"expected {count[1]} columns, found {count[2]}", int(count[2]))
-        if value := re.search(r"In CSV column #(\d+): (?:Row #\d+: )?(?:CSV conversion error to )?(.*)", message, re.DOTALL):
+        if value := re.search(
+            r"In CSV column #(\d+): (?:Row #\d+: )?(?:CSV conversion error to )?(.*)", message, re.DOTALL
+        ):
             return _Unparsable(f"column {self._names[int(value[1])]}: {value[2].strip()}"[:RAW_CHARS])
         return _Unparsable(message[:RAW_CHARS])
 
@@ -229,9 +240,9 @@ class _JsonLines:
     def empty(self) -> pa.Table:
         return pa.table({ours: pa.array([], type_) for ours, type_ in self._types.items()})
 
-    def table(self, data: bytes) -> pa.Table:
+    def table(self, data: bytes, count: int) -> pa.Table:
         try:
-            rows = list(map(orjson.loads, data.split(b"\n")[:-1]))
+            rows = list(map(orjson.loads, data.split(b"\n", count)[:count]))
         except orjson.JSONDecodeError as exc:
             raise _Unparsable(f"not JSON: {exc}") from exc
         if not all(type(row) is dict for row in rows):
@@ -258,24 +269,21 @@ class _JsonLines:
 _Parser = _Csv | _JsonLines
 
 
-def _parse_block(data: bytes, first_line: int, parser: _Parser) -> Block:
-    blank = data.startswith((b"\n", b"\r\n")) or b"\n\n" in data or b"\n\r\n" in data
-    if not blank:
-        try:
-            table = parser.table(data)
-        except _Unparsable:
-            pass
-        else:
-            rows = table.num_rows
-            return Block(
-                rows=rows, table=table, places=np.arange(rows), bad=(), describe=_Lines(data, first_line, None).describe
-            )
+def _parse_block(data: bytes, count: int, first_line: int, parser: _Parser) -> Block:
+    try:
+        table = parser.table(data, count)
+    except _Unparsable:
+        pass
+    else:
+        describe = _Lines(data, first_line, None).describe
+        return Block(rows=count, table=table, places=np.arange(count), bad=(), describe=describe)
+    # Empty lines are no rows, and no parser takes them for one: they end up here.
     lines = data.split(b"\n")[:-1]
     filled = [i for i, line in enumerate(lines) if line not in (b"", b"\r")]
     text = _Lines(data, first_line, filled)
     good: list[tuple[int, pa.Table]] = []
     bad: list[BadRow] = []
-    _halve(parser, [lines[i] for i in filled], 0, good, bad, text)
+    _halve(parser, [lines[i] for i in filled], 0, text=text, good=good, bad=bad)
     places = [np.arange(at, at + table.num_rows) for at, table in good]
     return Block(
         rows=len(filled),
@@ -287,20 +295,26 @@ def _parse_block(data: bytes, first_line: int, parser: _Parser) -> Block:
 
 
 def _halve(
-    parser: _Parser, lines: list[bytes], at: int, good: list[tuple[int, pa.Table]], bad: list[BadRow], text: _Lines
+    parser: _Parser,
+    lines: list[bytes],
+    at: int,
+    *,
+    text: _Lines,
+    good: list[tuple[int, pa.Table]],
+    bad: list[BadRow],
 ) -> None:
     if not lines:
         return
     try:
-        good.append((at, parser.table(b"\n".join(lines) + b"\n")))
+        good.append((at, parser.table(b"\n".join(lines) + b"\n", len(lines))))
     except _Unparsable as exc:
         if len(lines) == 1:
             line, raw = text.describe(at)
             bad.append(BadRow(row=at, line=line, reason=exc.reason, raw=raw, found_columns=exc.found_columns))
             return
         half = len(lines) // 2
-        _halve(parser, lines[:half], at, good, bad, text)
-        _halve(parser, lines[half:], at + half, good, bad, text)
+        _halve(parser, lines[:half], at, text=text, good=good, bad=bad)
+        _halve(parser, lines[half:], at + half, text=text, good=good, bad=bad)
 
 
 # Line and text of a row, cut out only once something is wrong with one.
@@ -338,19 +352,12 @@ def _read_parquet(part: Part, source: PartBytes) -> Iterator[Block]:
         first += batch.num_rows
 
 
-
-
-
-class _parquet_errors:  # noqa: N801  reads as the block it guards
-    def __init__(self, part: Part) -> None:
-        self._part = part
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, _parquet_damage):
-            raise SourceError(f"{self._part.place} cannot be read as Parquet: {error}") from error
+@contextmanager
+def _parquet_errors(part: Part) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as exc:
+        raise SourceError(f"{part.place} cannot be read as Parquet: {exc}") from exc
 
 
 def _parquet_row(table: pa.Table, first: int) -> Callable[[int], tuple[int, str]]:
@@ -371,12 +378,17 @@ def _cast(part: Part, batch: pa.RecordBatch, columns: Mapping[str, str]) -> pa.T
             if known.tz is None:
                 raise SourceError(f"{part.place}: column {columns[ours]} holds times without a zone")
             if known.unit != part.layout.time.unit.value:
-                raise SourceError(f"{part.place}: column {columns[ours]} holds {known}; layout {part.layout.name} says {part.layout.time.unit}")
+                raise SourceError(
+                    f"{part.place}: column {columns[ours]} holds {known}; layout {part.layout.name} says "
+                    f"{part.layout.time.unit}"
+                )
             array = array.cast(pa.int64())
         elif not _takes(known, type_):
-            raise SourceError(f"{part.place}: column {columns[ours]} is {known}; layout {part.layout.name} expects {type_}")
+            raise SourceError(
+                f"{part.place}: column {columns[ours]} is {known}; layout {part.layout.name} expects {type_}"
+            )
         try:
-            arrays[ours] = array.cast(type_)
+            arrays[ours] = array.cast(type_, safe=not pa.types.is_float64(type_))
         except pa.ArrowInvalid as exc:
             raise SourceError(f"{part.place}: column {columns[ours]} does not fit {type_}: {exc}") from exc
     return pa.table(arrays)
@@ -386,7 +398,7 @@ def _takes(known: pa.DataType, wanted: pa.DataType) -> bool:
     if pa.types.is_null(known):
         return True
     if pa.types.is_float64(wanted):
-        return pa.types.is_integer(known) or pa.types.is_floating(known) or pa.types.is_decimal(known)
+        return bool(pa.types.is_integer(known) or pa.types.is_floating(known) or pa.types.is_decimal(known))
     if pa.types.is_int64(wanted):
-        return bool(pa.types.is_integer(known) or (pa.types.is_boolean(known)))
-    return bool(pa.types.is_string(known) or pa.types.is_large_string(known) or pa.types.is_string_view(known))
+        return bool(pa.types.is_integer(known) or pa.types.is_boolean(known))
+    return known in (pa.string(), pa.large_string(), pa.string_view())

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from market_data_core.errors import ConfigurationError, SourceError
 from market_data_pipeline.source.replay.layout import Format, Layout, packaged_layouts
@@ -61,9 +61,9 @@ def _place(path: Path, member: str | None) -> str:
     return f"{path}/{member}" if member else str(path)
 
 
-# What the libraries raise for files that are not what they say, in one place.
 @contextmanager
 def translated(place: str) -> Iterator[None]:
+    """Raise what libraries say of files that are not what they claim to be as `SourceError` of that place."""
     try:
         yield
     except NotImplementedError as exc:
@@ -111,6 +111,16 @@ def detect_layout(path: str | Path) -> Layout:
     raise ConfigurationError(f"{path} {problem}; name one with layout=. Known: {known}")
 
 
+def detected(path: Path) -> bool:
+    """Return whether at least one packaged layout fits a file.
+
+    Raises:
+        SourceError: It is called like a zip of ours and cannot be read.
+    """
+    named = any(layout.matches_file(path.name) for layout in packaged_layouts().values())
+    return named and bool(_fitting(path, _members(path)))
+
+
 def _fitting(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[Layout]:
     by_name = [layout for layout in packaged_layouts().values() if layout.matches_file(path.name)]
     if path.suffix.lower() != ".zip":
@@ -148,7 +158,8 @@ def find_parts(path: Path, layout: Layout | None) -> list[Part]:
         status = path.stat()
         digest = _digest(path)
     parts = []
-    for info in fitting or [None]:
+    entries: Sequence[zipfile.ZipInfo | None] = fitting or [None]
+    for info in entries:
         member = info.filename if info else None
         if info and info.flag_bits & _ENCRYPTED:
             raise SourceError(f"{_place(path, member)} is encrypted")
@@ -233,7 +244,9 @@ class PartBytes:
             info = archive.getinfo(self._part.member)
             return info.file_size, stack.enter_context(archive.open(info))
         if self._part.path.suffix.lower() == ".gz":
-            return 0, stack.enter_context(gzip.GzipFile(fileobj=self._raw))
+            unpacking = gzip.GzipFile(fileobj=self._raw)
+            stack.callback(unpacking.close)
+            return 0, cast("IO[bytes]", unpacking)
         return 0, self._raw
 
     def read(self, size_bytes: int) -> bytes:
@@ -259,7 +272,8 @@ class PartBytes:
         if self._stream is self._raw:
             return self._raw
         with translated(self._part.place):
-            unpacked = self._stack.enter_context(tempfile.TemporaryFile())
+            unpacked = cast("IO[bytes]", tempfile.TemporaryFile())  # noqa: SIM115  closed with the part
+            self._stack.callback(unpacked.close)
             shutil.copyfileobj(self._stream, unpacked, _HASH_BYTES)
             unpacked.seek(0)
         return unpacked

@@ -24,7 +24,7 @@ Column = str | int
 
 NEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
     Kind.TRADES: ("price", "size"),
-    Kind.QUOTES: ("bid_price", "bid_size", "ask_price", "ask_size"),
+    Kind.QUOTES: ("bid_price", "ask_price"),
 }
 """The columns of each kind that a layout must name."""
 
@@ -183,6 +183,8 @@ class Layout(_Spec):
         if self.time.unit.since_midnight and not self.date.path:
             raise ValueError("date: times since midnight need the day from the path")
         self._check_places()
+        if self.one_side and not {"bid_size", "ask_size"} <= set(self.columns) - self.optional:
+            raise ValueError("one_side: which side a row carries is told by sizes too; they must be named")
         if self.one_side and (self.kind is not Kind.QUOTES or self.symbol.column is not None):
             raise ValueError("one_side: is for quotes, and a symbol from the path or constant")
         return self

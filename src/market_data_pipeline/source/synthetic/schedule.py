@@ -79,17 +79,16 @@ class Rate:
         if not self.events or self.events * self.period_ns >= 2**63:
             raise ConfigurationError(
                 f"rate of the synthetic source is {events_per_s} events/s; it takes 0 (as fast as it is read), "
-                f"0.001 to 9e9 in whole numbers, or fractions below 9e6"
+                f"whole numbers up to 9e9, or fractions in thousandths up to 9,000"
             )
-
-    @property
-    def per_second(self) -> int:
-        """Return the whole events in one second, rounded down."""
-        return self.events * NS_PER_SECOND // self.period_ns
 
     def count(self, elapsed_ns: int) -> int:
         """Return how many events fit into that time."""
         return elapsed_ns * self.events // self.period_ns
+
+    def most_within(self, elapsed_ns: int) -> int:
+        """Return how many events can fall into a window of that length, wherever it lies."""
+        return -(-elapsed_ns * self.events // self.period_ns)
 
     def span_ns(self, count: int) -> int:
         """Return the shortest time into which that many events fit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Final, Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ UNPACED_VIRTUAL_RATE: Final = 1_000_000
 """Events per second of virtual time where the rate is 0."""
 
 _KINDS: Final = (Kind.QUOTES, Kind.TRADES)
+_ENDLESS: Final = 2**63 - 1
 
 
 class SyntheticSource:
@@ -83,9 +85,9 @@ class SyntheticSource:
             Instrument(vendor=VENDOR, symbol=s, price_decimals=PRICE_DECIMALS, size_decimals=SIZE_DECIMALS)
             for s in self._symbols
         )
-        if (count is not None and count < 0) or batch_rows < 1 or linger_s < 0 or max_skew_s <= 0:
+        if min(count or 0, start_ns, linger_s) < 0 or batch_rows < 1 or max_skew_s <= 0:
             raise ConfigurationError(
-                f"synthetic source: count {count} and linger_s {linger_s} may not be negative, "
+                f"synthetic source: count {count}, start_ns {start_ns} and linger_s {linger_s} may not be negative, "
                 f"batch_rows {batch_rows} and max_skew_s {max_skew_s} must be positive"
             )
         self._market = Market(self._symbols, seed=seed)
@@ -140,21 +142,22 @@ class SyntheticSource:
     async def batches(self, resume: Mapping[str, int]) -> AsyncGenerator[SourceBatch | Mark, None]:
         """Give the events from where `resume` says on, quotes before trades within each stretch.
 
-        In real time the numbering goes on and time is the present. With a `count`, the last item is a mark at the end
-        of time whose source id is the bare `source_id` and whose offset is ``count + 1``.
+        In real time the numbering goes on and time is the present. With a `count`, the last items are the marks that
+        end each sequence, one event beyond its last.
 
         Args:
             resume: By source id, the exclusive end of what is already safe. Other sources' ids are ignored.
+
+        Raises:
+            SourceError: Virtual time has run past what int64 nanoseconds can say (the year 2262).
         """
-        if self._count is not None and resume.get(self._source_id, 0) > self._count:
-            self._status = "closed"
-            return
         done = {kind: resume.get(self._sequence(kind), 0) for kind in _KINDS}
         place = self._first_place(done)
         self._timeline = timeline = self._new_timeline()
-        while not self._closed.is_set() and (self._count is None or place < self._count):
-            stretch = await timeline.take(place, END_OF_TIME_NS if self._count is None else self._count)
-            if stretch is None:
+        end = _ENDLESS if self._count is None else self._count
+        while not self._closed.is_set() and place < end:
+            stretch = await timeline.take(place, end)
+            if stretch is None or self._closed.is_set():
                 return
             self._status = "live"
             for batch in self._fill(stretch, done):
@@ -163,12 +166,19 @@ class SyntheticSource:
                     return
             self._position = place = stretch.end
         if self._count is not None and not self._closed.is_set():
-            yield Mark(vendor=VENDOR, ts_ns=END_OF_TIME_NS, source_id=self._source_id, offset=self._count + 1)
             self._status = "closed"
+            for kind in _KINDS:
+                offset = self._mix.before(kind, self._count) + 1
+                if done[kind] < offset:
+                    yield Mark(vendor=VENDOR, ts_ns=END_OF_TIME_NS, source_id=self._sequence(kind), offset=offset)
 
-    def stream(self) -> AsyncGenerator[Event, None]:
-        """Give the events from the first on, one by one, in the order of `ts_event`."""
-        return stream_events(self, self._clock)
+    async def stream(self) -> AsyncGenerator[Event, None]:
+        """Give the events from the first on, one by one, in the order of `ts_event`; none after `close`."""
+        async with aclosing(stream_events(self, self._clock)) as events:
+            async for event in events:
+                yield event
+                if self._closed.is_set():
+                    return
 
     async def get_quote(self, symbol: str) -> Quote:
         """Return how a symbol stands where the stream is now.

@@ -10,11 +10,15 @@ from typing import Final, Protocol
 import numpy as np
 
 from market_data_core.clock import NS_PER_SECOND, Clock
+from market_data_core.errors import SourceError
 from market_data_pipeline.source.synthetic.schedule import Ints, Rate
 
 VIRTUAL_DELAY_NS: Final = 50_000
 """How long after `ts_event` an event of virtual time reaches us."""
 MAX_BACKLOG_NS: Final = NS_PER_SECOND
+"""How much of the past a reader of real time who was away is still given."""
+
+_LAST_NS: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +64,25 @@ class VirtualTimeline:
     def __init__(self, *, start_ns: int, rate: Rate, most: int) -> None:
         self._start_ns = start_ns
         self._rate = rate
+        self._places = rate.count(_LAST_NS - VIRTUAL_DELAY_NS - start_ns)
         self._most = most
 
     def now_ns(self, place: int) -> int:
         """Return the time of the event at `place`."""
-        return int(self._times(np.array([place], np.int64))[0])
+        return int(self._times(np.array([min(place, self._places)], np.int64))[0])
 
     async def take(self, place: int, limit: int) -> Stretch:
-        """Return the next stretch; never waits."""
+        """Return the next stretch; never waits.
+
+        Raises:
+            SourceError: Time has come to its end.
+        """
+        if place >= self._places:
+            raise SourceError(f"synthetic source: event {place} would stand after the last time of int64 nanoseconds")
         await asyncio.sleep(0)  # others run between two stretches, however fast this one is read
         return Stretch(
             begin=place,
-            end=min(place + self._most, limit),
+            end=min(place + self._most, limit, self._places),
             ts_event=self._times,
             recv_delay_ns=VIRTUAL_DELAY_NS,
         )
@@ -131,7 +142,7 @@ class RealTimeline:
         while True:
             now_ns = self._clock.now_ns()
             due = first + rate.count(now_ns - epoch_ns)
-            excess = due - place - max(rate.count(MAX_BACKLOG_NS), 1)
+            excess = due - place - rate.most_within(MAX_BACKLOG_NS)
             if excess > 0:
                 epoch_ns += rate.span_ns(excess)
                 due -= excess
@@ -141,19 +152,23 @@ class RealTimeline:
                 break
             if not await self._slept((next_ns - now_ns) / NS_PER_SECOND):
                 return None
-        self._given_ns = now_ns
+        end = min(due, place + self._most)
+        if end == due:  # the rest of a full stretch follows at once
+            self._given_ns = now_ns
 
         def times(places: Ints) -> Ints:
             return epoch_ns + rate.times_ns(places + (1 - first))
 
-        return Stretch(begin=place, end=min(due, place + self._most, limit), ts_event=times, recv_delay_ns=None)
+        return Stretch(begin=place, end=min(end, limit), ts_event=times, recv_delay_ns=None)
 
     # False if the source was closed meanwhile: nobody hangs on one that is paced slowly.
     async def _slept(self, delay_s: float) -> bool:
         sleep = asyncio.create_task(self._clock.sleep(delay_s), name="synthetic source: pace")
         closing = asyncio.create_task(self._closed.wait(), name="synthetic source: close")
         try:
-            await asyncio.wait((sleep, closing), return_when=asyncio.FIRST_COMPLETED)
+            finished, _ = await asyncio.wait((sleep, closing), return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                task.result()  # a clock that fails is an error, not a reason to ask it again
             return not self._closed.is_set()
         finally:
             for task in (sleep, closing):

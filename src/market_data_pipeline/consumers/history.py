@@ -1,0 +1,76 @@
+"""Ticks up to a position, wherever they are by now: in the store, or still only in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from market_data_core.batch import Instrument
+from market_data_core.protocols import Store
+from market_data_core.schemas import TABLE_SCHEMAS, Kind
+from market_data_pipeline.log import LogReader, RecordType
+
+
+class LogAndStoreHistory:
+    """Reads ticks from the raw tables as far as they go, and the rest from the log.
+
+    What comes back depends on the position asked for and not on how far the raw consumer has got, so bars made from
+    it are a function of the log alone.
+
+    Args:
+        store: Where raw ticks are stored.
+        log_folder: The log.
+        writer: The name of the consumer that stores raw ticks.
+        durable: Says how far the log may be read.
+    """
+
+    def __init__(
+        self, store: Store, log_folder: Path, *, writer: str = "raw", durable: Callable[[], int] | None = None
+    ) -> None:
+        self._store = store
+        self._folder = log_folder
+        self._writer = writer
+        self._durable = durable
+
+    def ticks(self, kind: Kind, instrument: Instrument, *, start_ns: int, end_ns: int, below_seq: int) -> pa.Table:
+        """Return events in ``[start_ns, end_ns)`` by ``ts_event`` with ``seq < below_seq``, by (ts_event, seq)."""
+        stored_to = min(self._store.table(str(kind)).position(self._writer) or 0, below_seq)
+        stored = self._store.ticks(
+            kind, instrument.vendor, instrument.symbol, start_ns=start_ns, end_ns=end_ns, below_seq=stored_to
+        )
+        logged = self._logged(kind, instrument, start_ns, end_ns, stored_to, below_seq)
+        found = pa.concat_tables([stored.select(TABLE_SCHEMAS[kind].names).cast(TABLE_SCHEMAS[kind]), *logged])
+        return found.sort_by([("ts_event", "ascending"), ("seq", "ascending")])
+
+    def _logged(
+        self, kind: Kind, instrument: Instrument, start_ns: int, end_ns: int, from_seq: int, below_seq: int
+    ) -> list[pa.Table]:
+        if from_seq >= below_seq:
+            return []
+        found: list[pa.Table] = []
+        with LogReader(self._folder, from_seq, durable=self._durable) as reader:
+            while reader.position < below_seq:
+                before = reader.position
+                for record in reader.read():
+                    if record.first_seq >= below_seq:
+                        return found
+                    if record.type is RecordType.EVENTS and record.kind is kind and record.payload is not None:
+                        data = record.events(reader.instruments).to_table()
+                        found.append(data.filter(_wanted(instrument, start_ns, end_ns, from_seq, below_seq)))
+                if reader.position == before:
+                    break
+        return found
+
+
+def _wanted(instrument: Instrument, start_ns: int, end_ns: int, from_seq: int, below_seq: int) -> pc.Expression:
+    return (
+        (pc.field("vendor") == instrument.vendor)
+        & (pc.field("symbol") == instrument.symbol)
+        & (pc.field("ts_event") >= start_ns)
+        & (pc.field("ts_event") < end_ns)
+        & (pc.field("seq") >= from_seq)
+        & (pc.field("seq") < below_seq)
+    )

@@ -1,0 +1,207 @@
+"""One machine's data path: sources, log and consumers, started and stopped in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from market_data_core.clock import Clock, SystemClock
+from market_data_core.protocols import BatchSource
+from market_data_pipeline.capture import Capture, CaptureSettings, SourceStatus
+from market_data_pipeline.consumers import ConsumerSettings, HostStatus
+from market_data_pipeline.consumers.host import Standing, resume_offsets
+from market_data_pipeline.log import LogSettings, LogWriter
+from market_data_pipeline.pipelines import BarsConfig
+from market_data_pipeline.taps import Taps
+from market_data_pipeline.worker import Consumers, ConsumersConfig, WorkerConsumers
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What a data path is made of.
+
+    Attributes:
+        data_dir: Where log, snapshots and, unless `store_root` says otherwise, the lake are.
+        log_folder: The log; by default the folder ``log`` in `data_dir`.
+        store_root: The store; by default the folder ``lake`` in `data_dir`.
+        tenant: Whose tables.
+        bars: Which bars to make.
+        consumers: In threads of this process, or in a process of their own, which costs memory and keeps capture's
+            latency free of theirs.
+        trim_s: How often segments nobody needs are let go.
+    """
+
+    data_dir: Path
+    log_folder: Path | None = None
+    store_root: str | None = None
+    tenant: str = "default"
+    bars: tuple[BarsConfig, ...] = (BarsConfig(),)
+    consumers: Literal["process", "thread"] = "thread"
+    log: LogSettings = field(default_factory=LogSettings)
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
+    commit: ConsumerSettings = field(default_factory=ConsumerSettings)
+    maintenance_s: float = 60.0
+    trim_s: float = 5.0
+
+    def consumers_config(self) -> ConsumersConfig:
+        """Return what the consumers are told."""
+        return ConsumersConfig(
+            log_folder=str(self.log_folder or self.data_dir / "log"),
+            folder=str(self.data_dir / "consumers"),
+            store_root=self.store_root or str(self.data_dir / "lake"),
+            tenant=self.tenant,
+            bars=self.bars,
+            settings=self.commit,
+            maintenance_s=self.maintenance_s,
+        )
+
+
+class _Runs(Protocol):
+    def open(self) -> Standing: ...
+    def start(self) -> None: ...
+    def status(self) -> HostStatus: ...
+    def stop(self, *, drain_to: int | None, timeout_s: float) -> list[str]: ...
+    def close(self) -> None: ...
+
+
+class Engine:
+    """Runs one data path.
+
+    Args:
+        settings: What it is made of.
+        clock: Where time comes from.
+        gap: Told of the beginning and end of a gap in a live source: (source, cause, begins).
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        *,
+        clock: Clock | None = None,
+        gap: Callable[[str, str, bool], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.taps = Taps()
+        self._clock = clock or SystemClock()
+        self._gap = gap
+        config = settings.consumers_config()
+        self._consumers: _Runs = WorkerConsumers(config) if settings.consumers == "process" else Consumers(config)
+        self._ending = threading.Event()
+        self.recovered_gap: tuple[int, int] | None = None
+
+    def open(self) -> None:
+        """Open store and log, start consumers and capture; sources can be added once this returns.
+
+        Raises:
+            LogLocked: Another process runs this data directory.
+            TemporaryUnavailable: The store is away.
+        """
+        settings = self.settings
+        stand = self._consumers.open()
+        try:
+            self.log = LogWriter(
+                settings.log_folder or settings.data_dir / "log",
+                settings.log,
+                floor=stand.floor,
+                needed_from=stand.needed_from,
+                clock=self._clock,
+            )
+        except BaseException:
+            self._consumers.close()
+            raise
+        self._covers = stand.covers
+        self._consumers.start()
+        self.capture = Capture(
+            self.log,
+            taps=self.taps,
+            clock=self._clock,
+            settings=settings.capture,
+            stored_to=lambda: self._consumers.status().committed,
+            gap=self._gap,
+        )
+        self.capture.start()
+        self._trimmer = threading.Thread(target=self._trim, name="log-trim", daemon=True)
+        self._trimmer.start()
+
+    def _trim(self) -> None:
+        while not self._ending.wait(self.settings.trim_s):
+            try:
+                self.log.trim(self._consumers.status().trim_below)
+            except OSError as exc:
+                LOG.warning("log cannot be trimmed, tried again later: %s", exc)
+
+    def add(self, source: BatchSource) -> SourceStatus:
+        """Begin to take events from a source, from where it left off."""
+        return self.capture.add(source, resume_offsets(self.log.sources(), self._covers))
+
+    def resume_offsets(self) -> dict[str, int]:
+        """Return, by source id, from where a source that is added now would go on."""
+        return resume_offsets(self.log.sources(), self._covers)
+
+    def wait_stored(self, end: int, timeout_s: float) -> bool:
+        """Wait until everything below a position is in the store; False when the time ran out first."""
+        until = time.monotonic() + timeout_s
+        while self._consumers.status().committed < end:
+            if time.monotonic() >= until or self.problem:
+                return False
+            time.sleep(0.01)
+        return True
+
+    @property
+    def problem(self) -> str:
+        """Why the data path cannot go on by itself; empty while it can."""
+        ended = getattr(self._consumers, "problem", "")
+        if ended:
+            return str(ended)
+        for name, consumer in self._consumers.status().consumers.items():
+            if consumer["state"] == "conflict":
+                return f"consumer {name}: {consumer['problem']}"
+        return ""
+
+    def consumers(self) -> HostStatus:
+        """Return how the consumers and the store are."""
+        return self._consumers.status()
+
+    def close(self, drain_s: float = 10.0) -> list[str]:
+        """Stop intake, let the consumers store what was taken in, and let go of everything.
+
+        Args:
+            drain_s: How long storing may take; what is left stays in the log and is stored after the next start.
+
+        Returns:
+            The names of consumers that did not get through in time.
+        """
+        started = time.monotonic()
+        self.capture.stop()
+        self._ending.set()
+        self.log.barrier()
+        end = self.log.end
+        durable = self.log.wait_durable(end, drain_s)
+        left_s = max(drain_s - (time.monotonic() - started), 0.5)
+        late = self._consumers.stop(drain_to=end if durable else None, timeout_s=left_s)
+        self._trimmer.join(self.settings.trim_s + 1)
+        self.log.close(timeout_s=1.0 if durable else 0.1)
+        return late
+
+    def status(self) -> dict[str, Any]:
+        """Return sources, log and consumers as plain values."""
+        consumers = self._consumers.status()
+        return {
+            "sources": {name: asdict(s) for name, s in self.capture.sources.items()},
+            "log": {
+                "id": self.log.log_id,
+                "epoch": self.log.epoch,
+                "end": self.log.end,
+                "durable_end": self.log.durable_end,
+                **asdict(self.log.status),
+            },
+            "consumers": consumers.consumers,
+            "store": consumers.store,
+        }

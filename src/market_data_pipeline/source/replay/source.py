@@ -1,0 +1,305 @@
+"""Recorded files as a source of market data."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from market_data_core.batch import SourceBatch
+from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
+from market_data_core.errors import ConfigurationError, MarketDataError
+from market_data_core.protocols import Mark
+from market_data_core.schemas import Origin
+from market_data_pipeline.source.replay.events import InstrumentTable
+from market_data_pipeline.source.replay.files import Part, detected, expand, find_parts
+from market_data_pipeline.source.replay.layout import Layout, load_layout
+from market_data_pipeline.source.replay.merge import Item, Merge
+from market_data_pipeline.source.replay.reader import NO_TIME, Counts, first_time
+
+_PULL: Final = 8  # how many batches the reading thread hands over at once
+_PACED_S: Final = 0.05  # how much paced time goes into one batch at most
+_NAP_S: Final = 1.0  # the longest sleep, so that closing a paced source is not held up by a night's gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a replay is. Reading runs a little ahead of what has been given.
+
+    Attributes:
+        files_total: Parts to read; each member of a zip counts as one.
+        files_done: Of these, read to the end or done before.
+        files_empty: Of these, without a row.
+        rows_total_estimate: Rows of all parts, judged by bytes; 0 while nothing is known.
+        rows_read: Rows parsed, with those that a resume skips.
+        rows_rejected: Of these, quarantined.
+        bytes_total: Size on disk.
+        bytes_read: Of these, read.
+        ts_event: The latest recorded time given, UTC nanoseconds; None before the first.
+    """
+
+    files_total: int
+    files_done: int
+    files_empty: int
+    rows_total_estimate: int
+    rows_read: int
+    rows_rejected: int
+    bytes_total: int
+    bytes_read: int
+    ts_event: int | None
+
+
+class ReplaySource:
+    """Recorded trades and quotes, from files of any declared layout, as a `BatchSource` that can wait.
+
+    Every file (or member of a zip) is a sequence of its own, named by its content, in which an event's number is its
+    row; rows that are quarantined or not wanted count. After the last file come marks that close each of them.
+
+    Args:
+        paths: Files, folders and globs. Plain, ``.gz`` and ``.zip``.
+        layout: A packaged layout's name, a YAML file or a `Layout`; None to detect each file's.
+        symbols: Only these; None for all.
+        speed: Recorded seconds per second; 0 for as fast as they are taken.
+        batch_rows: At most so many rows a batch.
+        clock: Paces the replay.
+        done: Source ids that are stored to the end, marks and all: those files are not read again.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path] | str | Path = (),
+        layout: str | Path | Layout | None = None,
+        *,
+        symbols: Collection[str] | None = None,
+        speed: float = 0.0,
+        batch_rows: int = 8192,
+        clock: Clock | None = None,
+        done: Collection[str] = (),
+    ) -> None:
+        if not 0 <= speed < float("inf"):
+            raise ConfigurationError(f"speed {speed} of the replay is not 0 or a positive number")
+        if batch_rows < 1:
+            raise ConfigurationError(f"batch_rows {batch_rows} of the replay is not positive")
+        self._paths = (paths,) if isinstance(paths, str | Path) else tuple(paths)
+        self._layout = None if layout is None else load_layout(layout)
+        self._symbols = None if symbols is None else frozenset(s.strip().upper() for s in symbols)
+        self._speed = speed
+        self._batch_rows = batch_rows
+        self._clock = clock or SystemClock()
+        self._done = frozenset(done)
+        self._instruments = InstrumentTable()
+        self._parts: list[Part] | None = None
+        self._counts = Counts()
+        self._merge: Merge | None = None
+        self._skipped_bytes = 0
+        self._latest: int | None = None
+        self._runs: set[_Run] = set()
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return "replay"
+
+    @property
+    def origin(self) -> Origin:
+        """Replay."""
+        return Origin.REPLAY
+
+    @property
+    def waits(self) -> bool:
+        """True: files stay where they are."""
+        return True
+
+    @property
+    def progress(self) -> Progress:
+        """How far the replay is."""
+        parts, counts = self._parts or [], self._counts
+        total = sum(p.size_bytes for p in parts)
+        read = self._skipped_bytes + (self._merge.consumed_bytes() if self._merge else 0)
+        parsed = read - self._skipped_bytes
+        complete = counts.files_done == len(parts)
+        estimate = counts.rows_read if complete or parsed <= 0 else counts.rows_read * total // parsed
+        return Progress(
+            files_total=len(parts),
+            files_done=counts.files_done,
+            files_empty=counts.files_empty,
+            rows_total_estimate=estimate,
+            rows_read=counts.rows_read,
+            rows_rejected=counts.rows_rejected,
+            bytes_total=total,
+            bytes_read=min(read, total),
+            ts_event=self._latest,
+        )
+
+    def plan(self) -> list[tuple[Path, Layout, str, int]]:
+        """Return what will be read: path, layout, source id and size in bytes, one entry per file or member of a zip.
+
+        Files are hashed for it, so it takes time the first time. A file that is there twice is read once.
+
+        Raises:
+            ConfigurationError: There is nothing to read, or a file whose layout is not known.
+            SourceError: A file cannot be read.
+        """
+        return [(p.path, p.layout, p.source_id, p.size_bytes) for p in self._planned()]
+
+    def _planned(self) -> list[Part]:
+        if self._parts is None:
+            found: dict[str, Part] = {}
+            for path in self._paths:
+                for part in self._find(path):
+                    twin = found.setdefault(part.source_id, part)
+                    moved = (twin.symbol, twin.midnight) != (part.symbol, part.midnight)
+                    if moved and first_time(part) != NO_TIME:
+                        raise ConfigurationError(
+                            f"{twin.place} and {part.place} hold the same bytes, but their paths say "
+                            "another symbol or day"
+                        )
+            if not found:
+                raise ConfigurationError("a replay needs at least one file: paths is empty")
+            self._parts = [p for p in found.values() if self._wants(p)]
+        return self._parts
+
+    def _wants(self, part: Part) -> bool:
+        return self._symbols is None or part.symbol is None or part.symbol in self._symbols
+
+    def _find(self, path: str | Path) -> Iterator[Part]:
+        files, named = expand(path)
+        if not named:
+            files = [f for f in files if (self._layout.matches_file(f.name) if self._layout else detected(f))]
+            if not files:
+                what = f"layout {self._layout.name}" if self._layout else "any known layout"
+                raise ConfigurationError(f"no file at {str(path)!r} is of {what}")
+        for file in files:
+            yield from find_parts(file, self._layout)
+
+    async def batches(self, resume: Mapping[str, int]) -> AsyncIterator[SourceBatch | Mark]:
+        """Give the events of all files in about recorded order, then their marks.
+
+        Files are read in a thread of their own, a few batches ahead.
+
+        Args:
+            resume: By source id, the exclusive end of what is already safe.
+
+        Raises:
+            ConfigurationError: There is nothing to read, or a file whose layout is not known.
+            SourceError: A file cannot be read; names it. What was given before stands.
+        """
+        stop = threading.Event()
+        run = _Run(self._items(dict(resume), stop), stop)
+        self._runs.add(run)
+        pacer = _Pacer(self._clock, self._speed)
+        try:
+            while items := await run.pull():
+                for item, reached_ns in items:
+                    if reached_ns != NO_TIME:
+                        await pacer.wait(reached_ns, run)
+                        self._latest = reached_ns if self._latest is None else max(self._latest, reached_ns)
+                    if run.stopped():
+                        return
+                    yield item
+                    # Several batches come at once; the loop's other work goes in between them.
+                    await asyncio.sleep(0)
+        finally:
+            self._runs.discard(run)
+            await run.close()
+
+    def _items(self, resume: Mapping[str, int], stop: threading.Event) -> Generator[Item, None, None]:
+        parts = self._planned()
+        left = [p for p in parts if p.source_id not in self._done]
+        self._counts = Counts(files_done=len(parts) - len(left))
+        self._skipped_bytes = sum(p.size_bytes for p in parts if p.source_id in self._done)
+        self._merge = Merge(
+            left,
+            resume=resume,
+            instruments=self._instruments,
+            symbols=self._symbols,
+            batch_rows=self._batch_rows,
+            step_ns=max(1, int(_PACED_S * self._speed * NS_PER_SECOND)) if self._speed else None,
+            counts=self._counts,
+            stopped=stop.is_set,
+        )
+        yield from self._merge.items()
+
+    async def close(self) -> None:
+        """Stop giving events and release what the source holds. May be called twice."""
+        for run in tuple(self._runs):
+            await run.close()
+
+
+# One call of `batches`: the thread that reads, and what it has read but not handed over.
+class _Run:
+    def __init__(self, items: Generator[Item, None, None], stop: threading.Event) -> None:
+        self._items = items
+        self._stop = stop
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="replay")
+        self._next: asyncio.Future[list[Item]] | None = None
+        self._error: MarketDataError | None = None
+
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    # The next batches, none at the end; meanwhile the thread goes on with those after them.
+    async def pull(self) -> list[Item]:
+        if self.stopped():
+            return []
+        loop = asyncio.get_running_loop()
+        taken = await (self._next or loop.run_in_executor(self._thread, self._take))
+        self._next = None
+        if self.stopped():
+            return []
+        if not taken and self._error is not None:
+            raise self._error
+        if taken and self._error is None:
+            self._next = loop.run_in_executor(self._thread, self._take)
+        return taken
+
+    # What was read before an error is handed over before the error is raised.
+    def _take(self) -> list[Item]:
+        taken: list[Item] = []
+        try:
+            for item in islice(self._items, _PULL):
+                taken.append(item)
+                # Lets the event loop have the interpreter, which a thread busy in Python would keep for 5 ms.
+                time.sleep(0)
+        except MarketDataError as exc:
+            self._error = exc
+        return taken
+
+    async def close(self) -> None:
+        if self.stopped():
+            return
+        self._stop.set()
+        loop = asyncio.get_running_loop()
+        # Behind whatever the thread is at, since it takes one thing at a time.
+        await loop.run_in_executor(self._thread, self._release)
+        self._thread.shutdown(wait=False)
+
+    def _release(self) -> None:
+        self._items.close()
+
+
+# Holds batches back until their recorded time has come; does nothing at speed 0.
+class _Pacer:
+    def __init__(self, clock: Clock, speed: float) -> None:
+        self._clock = clock
+        self._speed = speed
+        self._base: tuple[int, float] | None = None
+
+    async def wait(self, reached_ns: int, run: _Run) -> None:
+        if not self._speed:
+            return
+        if self._base is None:
+            self._base = reached_ns, self._clock.monotonic_s()
+        base_ns, base_s = self._base
+        due_s = base_s + (reached_ns - base_ns) / NS_PER_SECOND / self._speed
+        while (left_s := due_s - self._clock.monotonic_s()) > 0 and not run.stopped():
+            await self._clock.sleep(min(left_s, _NAP_S))

@@ -1,0 +1,290 @@
+"""Consumers in a process of their own, so that operators and commits never hold up capture.
+
+The parent speaks first: one JSON line with what to run. Then lines go both ways: the worker says where its consumers
+stand, is told to go, and from then on says how they are; it ends when told to, or when the parent is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from market_data_core import disk, plugins
+from market_data_core.errors import MarketDataError, TemporaryUnavailable
+from market_data_core.protocols import Store
+from market_data_pipeline.consumers import (
+    ConsumerHost,
+    ConsumerSettings,
+    ConsumerSpec,
+    HostStatus,
+    LogAndStoreHistory,
+)
+from market_data_pipeline.consumers.host import Standing, standing
+from market_data_pipeline.locks import lock_file, unlock
+from market_data_pipeline.log import read_durable
+from market_data_pipeline.pipelines import BarsConfig, bars, raw
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumersConfig:
+    """What consumers run, and over what; plain values, so that it can be handed to a process.
+
+    Attributes:
+        log_folder: The log.
+        folder: Where snapshots are.
+        store: Name of the store's entry point,
+        store_root: where it is,
+        tenant: and whose.
+        bars: Which bars to make.
+        settings: When they commit.
+        maintenance_s: How often the store is maintained; 0 for never.
+        status_s: How often a worker says how its consumers are.
+    """
+
+    log_folder: str
+    folder: str
+    store: str = "store"
+    store_root: str
+    tenant: str = "default"
+    bars: tuple[BarsConfig, ...] = (BarsConfig(),)
+    settings: ConsumerSettings = field(default_factory=ConsumerSettings)
+    maintenance_s: float = 60.0
+    status_s: float = 0.25
+
+    def to_json(self) -> str:
+        """Return the configuration as one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ConsumersConfig:
+        """Return the configuration of `to_json`."""
+        values = json.loads(text)
+        values["bars"] = tuple(BarsConfig(**b) for b in values["bars"])
+        values["settings"] = ConsumerSettings(**values["settings"])
+        return cls(**values)
+
+
+class Consumers:
+    """The consumers of one log with their store, in threads of this process."""
+
+    def __init__(self, config: ConsumersConfig) -> None:
+        self._config = config
+        self._store_says: dict[str, Any] = {}
+        self._ending = threading.Event()
+        self._lock_fd = -1
+
+    def open(self) -> Standing:
+        """Open the store and say where the consumers stand; the log need not be there yet.
+
+        Raises:
+            TemporaryUnavailable: Another process still runs these consumers, or the storage is away.
+        """
+        config = self._config
+        folder = Path(config.folder)
+        disk.make_dirs(folder)
+        self._lock_fd = lock_file(folder / "lock", wait_s=10.0)
+        if self._lock_fd < 0:
+            raise TemporaryUnavailable(f"the consumers of {folder} are run by another process")
+        self._store: Store = plugins.load(plugins.SINKS, config.store)(config.store_root, config.tenant)
+        self._store.open()
+        self._store_says = dict(self._store.describe())
+        self.specs = self._specs()
+        return standing(self.specs, self._store, folder)
+
+    def _specs(self) -> list[ConsumerSpec]:
+        history = LogAndStoreHistory(self._store, Path(self._config.log_folder))
+        return [raw(), *(bars(b, history=history) for b in self._config.bars)]
+
+    def start(self) -> None:
+        """Start the consumers, and the store's maintenance; the log is there now."""
+        config = self._config
+        log_folder = Path(config.log_folder)
+        self._host = ConsumerHost(
+            self.specs,
+            log_folder=log_folder,
+            store=self._store,
+            folder=Path(config.folder),
+            settings=config.settings,
+            durable=lambda: read_durable(log_folder),
+        )
+        self._host.start()
+        if config.maintenance_s > 0:
+            threading.Thread(target=self._maintain, name="store-maintenance", daemon=True).start()
+
+    def _maintain(self) -> None:
+        while not self._ending.wait(self._config.maintenance_s):
+            try:
+                done = dict(self._store.maintain())
+                self._store_says = {**self._store.describe(), "maintenance": done, "problem": ""}
+            except (MarketDataError, OSError) as exc:
+                LOG.warning("store maintenance failed, tried again later: %s", exc)
+                self._store_says = {**self._store_says, "problem": str(exc)}
+
+    def status(self) -> HostStatus:
+        """Return how the consumers and the store are."""
+        return HostStatus(consumers=self._host.status().consumers, store=self._store_says)
+
+    def stop(self, *, drain_to: int | None, timeout_s: float) -> list[str]:
+        """Stop the consumers; return the names of those that did not drain in time."""
+        self._ending.set()
+        late = self._host.stop(drain_to=drain_to, timeout_s=timeout_s)
+        self.close()
+        return late
+
+    def close(self) -> None:
+        """Let another process run these consumers."""
+        if self._lock_fd >= 0:
+            unlock(self._lock_fd)
+            self._lock_fd = -1
+
+
+class WorkerConsumers:
+    """The same, in a child process."""
+
+    def __init__(self, config: ConsumersConfig) -> None:
+        self._config = config
+        self._status = HostStatus()
+        self._late: list[str] = []
+        self._problem = ""
+
+    def open(self) -> Standing:
+        """Start the child, which opens the store and says where the consumers stand."""
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "market_data_pipeline.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the parent, which then drains
+        )
+        self._say(self._config.to_json())
+        said = self._hear()
+        if said is None or "error" in said:
+            self.close()
+            raise TemporaryUnavailable(said["error"] if said else "the consumers' process ended at once")
+        return Standing(**said["standing"])
+
+    def start(self) -> None:
+        """Let the consumers go."""
+        self._say(json.dumps({"go": True}))
+        threading.Thread(target=self._listen, name="consumers-status", daemon=True).start()
+
+    def _say(self, line: str) -> None:
+        pipe = self._child.stdin
+        if pipe is None or pipe.closed:
+            return
+        try:
+            pipe.write(line + "\n")
+            pipe.flush()
+        except BrokenPipeError:
+            self._problem = f"the consumers' process has ended with code {self._child.poll()}"
+
+    def _hear(self) -> dict[str, Any] | None:
+        pipe: IO[str] | None = self._child.stdout
+        line = pipe.readline() if pipe is not None else ""
+        return dict(json.loads(line)) if line else None
+
+    def _listen(self) -> None:
+        while (said := self._hear()) is not None:
+            if "late" in said:
+                self._late = said["late"]
+            else:
+                self._status = HostStatus(consumers=said["consumers"], store=said["store"])
+        self._problem = f"the consumers' process has ended with code {self._child.wait()}"
+
+    @property
+    def problem(self) -> str:
+        """Why there are no consumers; empty while there are."""
+        return self._problem
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    def status(self) -> HostStatus:
+        """Return what the child said last."""
+        return self._status
+
+    def stop(self, *, drain_to: int | None, timeout_s: float) -> list[str]:
+        """Tell the child to drain and end; return the names of consumers that did not drain in time."""
+        self._late = ["all"]
+        self._say(json.dumps({"stop": True, "drain_to": drain_to, "timeout_s": timeout_s}))
+        try:
+            self._child.wait(timeout_s + 5.0)
+        except subprocess.TimeoutExpired:
+            LOG.error("the consumers' process does not end; it is killed, and goes on from its snapshots next time")
+        self.close()
+        return self._late if self._late != ["all"] else []
+
+    def close(self) -> None:
+        """End the child whatever it does; its state on disk is safe."""
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def main() -> int:
+    """Run the consumers that the first line on standard input asks for."""
+    logging.basicConfig(level=os.environ.get("ORCH_LOG_LEVEL", "INFO"), format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")
+    out = sys.stdout
+    sys.stdout = sys.stderr  # whatever else is printed must not mix with what the parent reads
+    line = sys.stdin.readline()
+    if not line:
+        return 0
+    config = ConsumersConfig.from_json(line)
+    consumers = Consumers(config)
+    lock = threading.Lock()
+
+    def say(value: dict[str, Any]) -> None:
+        with lock:
+            out.write(json.dumps(value) + "\n")
+            out.flush()
+
+    try:
+        say({"standing": asdict(consumers.open())})
+    except (MarketDataError, OSError) as exc:
+        say({"error": str(exc)})
+        return 1
+    if not sys.stdin.readline():
+        return 0
+    consumers.start()
+    over = threading.Event()
+
+    def report() -> None:
+        while not over.wait(config.status_s):
+            status = consumers.status()
+            try:
+                say({"consumers": status.consumers, "store": status.store})
+            except BrokenPipeError:
+                return
+
+    threading.Thread(target=report, name="status", daemon=True).start()
+    line = sys.stdin.readline()
+    if not line:
+        # The parent is gone: what it would have wanted cannot be asked; everything safe is on disk.
+        consumers.stop(drain_to=None, timeout_s=2.0)
+        return 0
+    order = json.loads(line)
+    late = consumers.stop(drain_to=order["drain_to"], timeout_s=float(order["timeout_s"]))
+    over.set()
+    status = consumers.status()
+    say({"consumers": status.consumers, "store": status.store})
+    say({"late": late})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""What users of stored data import."""
+
+from market_data_core import __version__
+
+__all__ = ["__version__"]
