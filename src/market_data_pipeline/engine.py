@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from market_data_core.clock import Clock, SystemClock
+from market_data_core.errors import LogError
 from market_data_core.protocols import BatchSource
 from market_data_pipeline.capture import Capture, CaptureSettings, SourceStatus
 from market_data_pipeline.consumers import ConsumerSettings, HostStatus
@@ -134,7 +135,7 @@ class Engine:
         while not self._ending.wait(self.settings.trim_s):
             try:
                 self.log.trim(self._consumers.status().trim_below)
-            except OSError as exc:
+            except LogError as exc:
                 LOG.warning("log cannot be trimmed, tried again later: %s", exc)
 
     def add(self, source: BatchSource) -> SourceStatus:

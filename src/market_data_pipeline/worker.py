@@ -48,7 +48,8 @@ class ConsumersConfig:
         bars: Which bars to make.
         settings: When they commit.
         maintenance_s: How often the store is maintained; 0 for never.
-        status_s: How often a worker says how its consumers are.
+        status_s: How often a worker says how its consumers are,
+        describe_s: and how often the store is asked what it holds.
     """
 
     log_folder: str
@@ -60,6 +61,7 @@ class ConsumersConfig:
     settings: ConsumerSettings = field(default_factory=ConsumerSettings)
     maintenance_s: float = 60.0
     status_s: float = 0.25
+    describe_s: float = 2.0
 
     def to_json(self) -> str:
         """Return the configuration as one line."""
@@ -118,13 +120,15 @@ class Consumers:
             durable=lambda: read_durable(log_folder),
         )
         self._host.start()
-        if config.maintenance_s > 0:
-            threading.Thread(target=self._maintain, name="store-maintenance", daemon=True).start()
+        threading.Thread(target=self._tend_store, name="store-maintenance", daemon=True).start()
 
-    def _maintain(self) -> None:
-        while not self._ending.wait(self._config.maintenance_s):
+    def _tend_store(self) -> None:
+        every_s, last, done = self._config.maintenance_s, time.monotonic(), {}
+        while not self._ending.wait(self._config.describe_s):
             try:
-                done = dict(self._store.maintain())
+                if every_s > 0 and time.monotonic() - last >= every_s:
+                    last = time.monotonic()
+                    done = dict(self._store.maintain())
                 self._store_says = {**self._store.describe(), "maintenance": done, "problem": ""}
             except (MarketDataError, OSError) as exc:
                 LOG.warning("store maintenance failed, tried again later: %s", exc)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from market_data_core.web.app import create_service_app
 from market_data_core.web.docs import docs_routes
+from market_data_core.web.faults import FaultBarrier, install_problem_handlers
 from market_data_core.web.health import probe_routes
 from market_data_core.web.limits import DEFAULT_MAX_BODY_BYTES, BodyLimitMiddleware, BodyTooLarge
 from market_data_core.web.metrics import (
@@ -17,10 +18,8 @@ from market_data_core.web.metrics import (
 from market_data_core.web.problems import (
     PROBLEM_JSON,
     STATUS_OF,
-    FaultBarrier,
     FieldError,
     Problem,
-    install_problem_handlers,
     problem_of,
     problem_response,
 )

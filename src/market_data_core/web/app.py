@@ -13,9 +13,10 @@ from starlette.routing import BaseRoute
 from starlette.types import Lifespan
 
 from market_data_core.web.docs import docs_routes
+from market_data_core.web.faults import install_problem_handlers
 from market_data_core.web.limits import DEFAULT_MAX_BODY_BYTES, BodyLimitMiddleware
 from market_data_core.web.metrics import HttpMetrics, MetricsMiddleware, metrics_route
-from market_data_core.web.problems import PROBLEM_JSON, install_problem_handlers
+from market_data_core.web.problems import PROBLEM_JSON
 from market_data_core.web.request_id import REQUEST_ID_HEADER, RequestIdMiddleware
 from market_data_core.web.security import SecurityHeadersMiddleware
 

@@ -64,7 +64,7 @@ class _Answer:
     def __init__(self, answer: Callable[[], tuple[int, bytes]]) -> None:
         self._answer = answer
 
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         status, body = self._answer()
         headers = [
             (b"content-type", b"application/json"),
@@ -72,4 +72,4 @@ class _Answer:
             (b"cache-control", b"no-store"),
         ]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        await send({"type": "http.response.body", "body": body})

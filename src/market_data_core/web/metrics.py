@@ -212,4 +212,4 @@ class _Exposition:
             (b"content-length", str(len(body)).encode("ascii")),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        await send({"type": "http.response.body", "body": body})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -39,10 +40,10 @@ def lock(folder: Path) -> int:
 
 
 def _lock_fd(fd: int) -> None:
-    if os.name == "nt":  # pragma: no cover  Windows
+    if sys.platform == "win32":  # pragma: no cover
         import msvcrt  # noqa: PLC0415  Windows alone has it
 
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  Windows alone has it
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
     else:
         import fcntl  # noqa: PLC0415  absent on Windows
 

@@ -234,7 +234,9 @@ def decode_header(data: bytes, at: int) -> Header | None:
     meta_at = at + HEADER_SIZE
     if len(data) < meta_at or data[at : at + 4] != MAGIC_BYTES:
         return None
-    _, type_, kind, origin, flags, partition, _, count, seq, ts, meta_size, size, payload_crc = HEADER.unpack_from(data, at)
+    _, type_, kind, origin, flags, partition, _, count, seq, ts, meta_size, size, payload_crc = HEADER.unpack_from(
+        data, at
+    )
     if meta_at + meta_size > len(data):
         return None
     meta = data[meta_at : meta_at + meta_size]

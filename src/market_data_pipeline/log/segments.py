@@ -232,9 +232,7 @@ def find_header(fd: int, at: int, size: int, least_seq: int) -> tuple[int, Heade
     return None
 
 
-def scan(
-    path: Path, *, check: bool, before: SegmentScan | None = None, sealed_end: int | None = None
-) -> SegmentScan:
+def scan(path: Path, *, check: bool, before: SegmentScan | None = None, sealed_end: int | None = None) -> SegmentScan:
     """Walk over a segment and say what it holds.
 
     Args:

@@ -12,6 +12,8 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -128,7 +130,8 @@ class LogWriter:
             raise
         self._durable_end = self._next_seq
         if not found.after_barrier:
-            self._put_barrier()
+            with self._condition:
+                self._put_barrier()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -214,9 +217,17 @@ class LogWriter:
         reached(Step.LOG_APPEND_AFTER)
         return first
 
-    def mark(self, mark: Mark, *, origin: Origin) -> int:
-        """Append punctuation and return its sequence number; raises as `append` does."""
+    def mark(self, mark: Mark, *, origin: Origin, idle: bool = False) -> int:
+        """Append punctuation and return its sequence number; raises as `append` does.
+
+        Args:
+            mark: What it says.
+            origin: How the events it speaks of come to us.
+            idle: True if we say so because time passed; it is then no event of its source's sequence.
+        """
         meta: dict[str, Any] = {"v": mark.vendor, "t": mark.ts_ns}
+        if idle:
+            meta["idle"] = True
         if mark.symbols:
             meta["y"] = list(mark.symbols)
         if mark.source_id:
@@ -247,10 +258,9 @@ class LogWriter:
             return self._put(_Pending(type=RecordType.CONTROL, count=1, barrier=True, meta=text))
 
     def barrier(self) -> None:
-        """Let operators run up to here, if anything came since the last barrier."""
+        """Let operators run up to here, if anything came since the last barrier; nothing where the log has ended."""
         with self._condition:
-            if self._rows_since_barrier:
-                self._check_open()
+            if self._rows_since_barrier and not self._closing and not self._dead:
                 self._put_barrier()
 
     def wait_durable(self, end: int, timeout_s: float | None = None) -> bool:
@@ -270,7 +280,7 @@ class LogWriter:
         removed = 0
         try:
             segments = list_segments(self._folder)
-            for (_, path), (next_first, _) in zip(segments, segments[1:], strict=False):
+            for (_, path), (next_first, _) in pairwise(segments):
                 if next_first > below or not self._may_go(path):
                     break
                 reached(Step.LOG_TRIM_BEFORE)
@@ -301,9 +311,7 @@ class LogWriter:
         """
         if self._lock_fd < 0:
             return
-        with self._condition:
-            if self._rows_since_barrier and not self._closing:
-                self._put_barrier()
+        self.barrier()
         started = time.monotonic()
         self.wait_durable(self._next_seq, timeout_s)
         with self._condition:
@@ -378,10 +386,12 @@ class LogWriter:
     def _run(self) -> None:
         try:
             while (group := self._take_group()) is not None:
-                items, end = group, group[-1].first_seq + group[-1].count
-                if not self._persist(lambda: self._write_group(items)) or not self._persist(lambda: self._publish(end)):
+                end = group[-1].first_seq + group[-1].count
+                if not self._persist(partial(self._write_group, group)) or not self._persist(
+                    partial(self._publish, end)
+                ):
                     return
-                self._done(items, end)
+                self._done(group, end)
         except Exception as exc:
             # Nothing may die unseen here: who appends and who waits is told.
             LOG.exception("log %s: writer stopped", self._folder)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,86 +14,34 @@ from market_data_core.errors import ConfigurationError
 from market_data_core.protocols import END_OF_TIME_NS, Mark, Result
 from market_data_core.schemas import EVENT_SCHEMAS, Flag, Kind, Origin, interval_ns
 from market_data_pipeline.operators import exact
-from market_data_pipeline.operators.streams import Ints, Streams, running_max, segment_starts, stream_order
+from market_data_pipeline.operators.partials import Events, Floats, Partials
+from market_data_pipeline.operators.streams import (
+    Ints,
+    Streams,
+    running_max,
+    segment_starts,
+    stream_order,
+    time_order,
+)
 from market_data_pipeline.operators.windows import Windows
 
-Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 _BEFORE_ALL = -(2**63)
+# Beyond this a sum of products may be more than any float can hold; no price or size is near it.
+_LARGEST = 1e100
+# Windows to build again that lie this many lengths apart are read one by one, not with all that lies between them.
+_FAR_APART = 64
 
 
 class TickHistory(Protocol):
-    """All events of an instrument that the log has had up to a position, wherever they are kept by now."""
+    """All events of an instrument that the log has had up to a position, wherever they are kept by now.
+
+    They are as the operator was handed them: what an operator before it flagged is flagged, what it dropped is absent.
+    """
 
     def ticks(self, kind: Kind, instrument: Instrument, *, start_ns: int, end_ns: int, below_seq: int) -> pa.Table:
         """Return events in ``[start_ns, end_ns)`` by ``ts_event`` with ``seq < below_seq``, by (ts_event, seq)."""
         ...
-
-
-@dataclass(slots=True)
-class _Open:
-    """Windows that have events, one row each, ordered by (stream, start)."""
-
-    stream: Ints
-    start: Ints
-    open: Floats
-    open_ts: Ints
-    open_seq: Ints
-    high: Floats
-    low: Floats
-    close: Floats
-    close_ts: Ints
-    close_seq: Ints
-    volume: exact.Exact
-    value: exact.Exact
-    count: Ints
-
-    @classmethod
-    def empty(cls) -> _Open:
-        i, f = np.empty(0, np.int64), np.empty(0)
-        return cls(i, i, f, i, i, f, f, f, i, i, i, i, i)
-
-    def __len__(self) -> int:
-        return len(self.stream)
-
-    def take(self, rows: npt.NDArray[Any]) -> _Open:
-        return _Open(*(getattr(self, f.name)[rows] for f in fields(self)))
-
-    def merged(self, other: _Open) -> _Open:
-        if not len(self):
-            return other
-        if not len(other):
-            return self
-        both = _Open(
-            *(
-                exact.joined(getattr(self, f.name), getattr(other, f.name))
-                if f.name in ("volume", "value")
-                else np.concatenate([getattr(self, f.name), getattr(other, f.name)])
-                for f in fields(self)
-            )
-        )
-        order = np.lexsort((both.open_seq, both.open_ts, both.start, both.stream))
-        both = both.take(order)
-        at = segment_starts(both.stream, both.start)
-        if len(at) == len(both):
-            return both
-        # Rows of a window lie by their first event; the one with the last event is found by a second order.
-        by_close = np.lexsort((both.close_seq, both.close_ts, both.start, both.stream))
-        last = by_close[np.append(at[1:], len(both)) - 1]
-        return _Open(
-            both.stream[at],
-            both.start[at],
-            both.open[at],
-            both.open_ts[at],
-            both.open_seq[at],
-            np.maximum.reduceat(both.high, at),
-            np.minimum.reduceat(both.low, at),
-            both.close[last],
-            both.close_ts[last],
-            both.close_seq[last],
-            exact.add_groups(both.volume, at),
-            exact.add_groups(both.value, at),
-            np.add.reduceat(both.count, at),
-        )
 
 
 class Bars:
@@ -103,6 +50,8 @@ class Bars:
     A bar is emitted once, when the stream's watermark (the largest `ts_event` seen) passes the interval's end plus
     the allowed lateness. Open and close go by ``(ts_event, seq)``. Volume adds up in whole steps of the instrument,
     the volume-weighted price divides exact sums, so no split into batches changes a digit. No bar without an event.
+    Bars of quotes have no volume. Events flagged as far ahead, and those whose price is absent or no number, are
+    filtered out.
 
     Later events count as late; their bar is made again from stored ticks and emitted as a new revision, and so is the
     bar of a window that another source has closed before.
@@ -112,11 +61,12 @@ class Bars:
         what: ``TRADES`` from trades; ``BID``, ``ASK`` or ``MIDPOINT`` from quotes.
         allowed_lateness_ns: How long a window waits for stragglers, in event time.
         align: See `Windows`.
-        history: Where ticks are read again; without it late events are only counted.
+        history: Where ticks are read again; without it late events are only counted, and a window that two sources
+            share has a bar of each.
         name: Of the node.
 
     Raises:
-        ConfigurationError: The interval, price type or alignment is not one of these.
+        ConfigurationError: The interval, price type or alignment is not one of these, or the lateness is negative.
     """
 
     def __init__(
@@ -131,6 +81,8 @@ class Bars:
     ) -> None:
         if what not in ("TRADES", "BID", "ASK", "MIDPOINT"):
             raise ConfigurationError(f"bars of {what!r}: choose TRADES, BID, ASK or MIDPOINT")
+        if allowed_lateness_ns < 0:
+            raise ConfigurationError(f"bars of {interval}: allowed lateness {allowed_lateness_ns} ns is below 0")
         self.interval = interval
         self.what = what
         self._kind = Kind.TRADES if what == "TRADES" else Kind.QUOTES
@@ -145,10 +97,11 @@ class Bars:
         self._watermark: Ints = np.empty(0, np.int64)
         self._price_scale: Floats = np.empty(0)
         self._size_scale: Floats = np.empty(0)
-        self._open = _Open.empty()
+        self._open = Partials.empty()
         self._late: set[tuple[int, int]] = set()
         self._closed_until: dict[tuple[str, str], int] = {}
-        self._revisions: dict[tuple[str, str, int], int] = {}
+        # By window, its newest revision and how many events that one has.
+        self._revisions: dict[tuple[str, str, int], tuple[int, int]] = {}
         self._ended: set[int] = set()
         self._origins: dict[str, Origin] = {}
 
@@ -164,84 +117,54 @@ class Bars:
 
     def process(self, batch: EventBatch) -> Result:
         """Take trades or quotes; nothing comes out before the barrier."""
-        price, size = self._values(batch)
-        usable = ~np.isnan(price)
-        flags = batch.column("flags")
-        usable &= (flags & int(Flag.TS_EVENT_FUTURE)) == 0
-        filtered = 0
-        if not usable.all():
-            filtered = len(batch) - int(usable.sum())
-            batch, price, size = batch.filter(usable), price[usable], size[usable]
-        if not len(price):
-            return Result(filtered=filtered)
-        late = self._add(batch, price, size)
-        return Result(filtered=filtered, late=late)
-
-    def _values(self, batch: EventBatch) -> tuple[Floats, Floats]:
-        if self.what == "TRADES":
-            return batch.floats("price"), np.nan_to_num(batch.floats("size"), nan=0.0)
-        if self.what == "MIDPOINT":
-            price = (batch.floats("bid_price") + batch.floats("ask_price")) / 2
-        else:
-            price = batch.floats(f"{self.what.lower()}_price")
-        return price, np.zeros(len(batch))
-
-    def _add(self, batch: EventBatch, price: Floats, size: Floats) -> int:
         places = self._streams.places(batch)
         self._origins[batch.source_id] = batch.origin
         self._grow()
-        order = stream_order(places)
-        stream, ts = places[order], batch.column("ts_event")[order].astype(np.int64, copy=False)
+        price, size = _values(self.what, batch.floats)
+        usable = _usable(price, size, batch.column("flags"))
+        events = Events(places, _ints(batch.column("ts_event")), _ints(batch.column("seq")), price, size)
+        filtered = 0
+        if not usable.all():
+            events = events.take(usable)
+            filtered = len(batch) - len(events)
+        if not len(events):
+            return Result(filtered=filtered)
+        if events.stream.min() != events.stream.max():
+            events = events.take(stream_order(events.stream))
+        in_time = self._in_time(events)
+        if len(in_time):
+            self._open = self._open.merged(
+                Partials.of(in_time, self._windows, self._price_scale, self._size_scale),
+            )
+        return Result(filtered=filtered, late=len(events) - len(in_time))
+
+    def _in_time(self, events: Events) -> Events:
+        # Moves the watermarks; returns what is not late, by (stream, ts, seq).
+        stream, ts = events.stream, events.ts
         segments = segment_starts(stream)
         heads = stream[segments]
-        late = 0
+        floor = self._watermark[heads]
         in_order = ts[1:] >= ts[:-1]
         in_order[segments[1:] - 1] = True
-        if in_order.all() and bool((ts[segments] >= self._watermark[heads]).all()):
+        if in_order.all() and bool((ts[segments] >= floor).all()):
             self._watermark[heads] = ts[np.append(segments[1:], len(ts)) - 1]
-        else:
-            before = running_max(ts, segments, self._watermark[heads])
-            self._watermark[heads] = np.maximum(self._watermark[heads], np.maximum.reduceat(ts, segments))
-            starts = self._windows.starts(ts)
-            # `end <= before - lateness` and not `end + lateness <= before`: a stream without a past has the least
-            # integer as its watermark, which must not wrap around.
-            threshold = np.where(before > _BEFORE_ALL + self._lateness_ns, before - self._lateness_ns, _BEFORE_ALL)
-            is_late = self._windows.ends(starts) <= threshold
-            late = int(is_late.sum())
-            if late:
-                self._late.update(zip(stream[is_late].tolist(), starts[is_late].tolist(), strict=True))
-                order, stream, ts = order[~is_late], stream[~is_late], ts[~is_late]
-            # Rows lie in log order within a stream, so a stable sort by time leaves equal times by seq.
-            by_time = np.lexsort((ts, stream))
-            order, stream, ts = order[by_time], stream[by_time], ts[by_time]
-            if not len(ts):
-                return late
-        self._open = self._open.merged(
-            self._partials(stream, ts, batch.column("seq")[order], price[order], size[order])
-        )
-        return late
-
-    def _partials(self, stream: Ints, ts: Ints, seq: npt.NDArray[Any], price: Floats, size: Floats) -> _Open:
+            return events
+        before = running_max(ts, segments, floor)
+        self._watermark[heads] = np.maximum(floor, np.maximum.reduceat(ts, segments))
         starts = self._windows.starts(ts)
-        at = segment_starts(stream, starts)
-        last = np.append(at[1:], len(ts)) - 1
-        whole_price = exact.in_steps(price, self._price_scale[stream])
-        whole_size = exact.in_steps(size, self._size_scale[stream])
-        return _Open(
-            stream[at],
-            starts[at],
-            price[at],
-            ts[at],
-            seq[at],
-            np.maximum.reduceat(price, at),
-            np.minimum.reduceat(price, at),
-            price[last],
-            ts[last],
-            seq[last],
-            exact.sum_groups(whole_size, at),
-            exact.sum_products(whole_price, whole_size, at),
-            last - at + 1,
-        )
+        # `end <= before - lateness` and not `end + lateness <= before`: a stream without a past has the least
+        # integer as its watermark, which must not wrap around.
+        threshold = np.where(before > _BEFORE_ALL + self._lateness_ns, before - self._lateness_ns, _BEFORE_ALL)
+        late = self._windows.ends(starts) <= threshold
+        if late.any():
+            if self._history is not None:
+                self._late.update(zip(stream[late].tolist(), starts[late].tolist(), strict=True))
+            events = events.take(~late)
+            if not len(events):
+                return events
+            segments = segment_starts(events.stream)
+        # Rows lie in log order within a stream, so a stable sort by time leaves equal times by seq.
+        return events.take(time_order(events.ts, segments))
 
     def _grow(self) -> None:
         known, now = len(self._watermark), len(self._streams)
@@ -249,8 +172,8 @@ class Bars:
             return
         added = [i for i, _ in self._streams.entries[known:]]
         self._watermark = np.concatenate([self._watermark, np.full(now - known, _BEFORE_ALL, np.int64)])
-        self._price_scale = np.concatenate([self._price_scale, [10.0**i.price_decimals for i in added]])
-        self._size_scale = np.concatenate([self._size_scale, [10.0**i.size_decimals for i in added]])
+        self._price_scale = np.concatenate([self._price_scale, [_scale(i.price_decimals) for i in added]])
+        self._size_scale = np.concatenate([self._size_scale, [_scale(i.size_decimals) for i in added]])
 
     def advance(self, mark: Mark) -> None:
         """Move the watermarks of the mark's source; the end of a source closes all its windows."""
@@ -258,7 +181,9 @@ class Bars:
         if not places:
             return
         if mark.ts_ns == END_OF_TIME_NS:
+            # Their windows close at the barrier; a source that begins anew before it must not be closed with them.
             self._ended.update(places)
+            self._streams.retire(places)
         else:
             self._watermark[places] = np.maximum(self._watermark[places], mark.ts_ns)
 
@@ -270,127 +195,141 @@ class Bars:
             closed |= np.isin(self._open.stream, list(self._ended))
         emitted: list[EventBatch] = []
         absorbed = 0
+        due, contested = Partials.empty(), np.empty(0, np.bool_)
         if closed.any():
-            due, ends = self._open.take(closed), ends[closed]
+            due = self._open.take(closed)
             self._open = self._open.take(~closed)
             absorbed = int(due.count.sum())
-            again = self._reopened(due, ends, end)
-            if again is not None:
-                self._late.update(
-                    zip(due.stream[again].tolist(), due.start[again].tolist(), strict=True)
-                )
-                due = due.take(~again)
-            emitted += self._emit(due, end, ts_known_ns)
-        emitted += self._revise(end, ts_known_ns)
+            contested = self._contested(due, ends[closed])
+        revised: list[tuple[Partials, npt.NDArray[np.int32]]] = []
+        if contested.any() or self._late:
+            contested, revised = self._revise(due, contested, end)
+        first = due.take(~contested) if contested.any() else due
+        emitted += self._emit(first, np.zeros(len(first), np.int32), None, end, ts_known_ns)
+        for bars, revisions in revised:
+            emitted += self._emit(bars, revisions, "late", end, ts_known_ns)
         if self._ended:
             self._forget_ended()
         return Result(out=emitted, emitted=sum(len(b) for b in emitted), absorbed=absorbed)
 
-    def _reopened(self, due: _Open, ends: Ints, end: int) -> npt.NDArray[np.bool_] | None:
-        # A window that lies below what another source of the same instrument has closed may have a bar already;
-        # then stored ticks of both decide. Those whose every tick is in `due` are ordinary first bars.
-        again: npt.NDArray[np.bool_] | None = None
-        for stream in np.unique(due.stream).tolist():
-            instrument = self._streams.entries[stream][0]
-            key = (instrument.vendor, instrument.symbol)
-            rows = due.stream == stream
+    def _contested(self, due: Partials, ends: Ints) -> Bools:
+        # Which windows lie below what has been closed for the instrument already, by another source or by this one
+        # before it ended: they may have a bar.
+        contested = np.zeros(len(due), np.bool_)
+        at = segment_starts(due.stream)
+        stops = np.append(at[1:], len(due))
+        firsts, last_ends = due.start[at].tolist(), ends[stops - 1].tolist()
+        spans = zip(due.stream[at].tolist(), at.tolist(), stops.tolist(), firsts, last_ends, strict=True)
+        for stream, row, stop, start, last_end in spans:
+            key = self._key(stream)
             until = self._closed_until.get(key, _BEFORE_ALL)
-            below = rows & (due.start < until)
-            if below.any() and self._history is not None:
-                counts = self._stored_counts(instrument, due.start[below], ends[below], end)
-                mixed = below.copy()
-                mixed[below] = counts > due.count[below]
-                again = mixed if again is None else again | mixed
-            self._closed_until[key] = max(until, int(ends[rows].max()))
-        return again
+            if start < until and self._history is not None:
+                contested[row:stop] = due.start[row:stop] < until
+            self._closed_until[key] = max(until, last_end)
+        return contested
 
-    def _stored_counts(self, instrument: Instrument, starts: Ints, ends: Ints, below_seq: int) -> Ints:
-        ticks = self._ticks(instrument, int(starts.min()), int(ends.max()), below_seq)
-        ts = ticks.column("ts_event").to_numpy()
-        return np.searchsorted(ts, ends) - np.searchsorted(ts, starts)
+    def _key(self, stream: int) -> tuple[str, str]:
+        instrument = self._streams.entries[stream][0]
+        return instrument.vendor, instrument.symbol
 
-    def _ticks(self, instrument: Instrument, start_ns: int, end_ns: int, below_seq: int) -> pa.Table:
+    def _revise(
+        self, due: Partials, contested: Bools, end: int
+    ) -> tuple[Bools, list[tuple[Partials, npt.NDArray[np.int32]]]]:
+        # Makes late and contested windows again from stored ticks, once per instrument however many sources ask.
+        # Contested windows whose every tick is in `due` are ordinary first bars: they leave the mask.
+        late, self._late = self._late, set()
+        rows = np.flatnonzero(contested)
+        asked = [*zip(due.stream[rows].tolist(), due.start[rows].tolist(), strict=True), *sorted(late)]
+        by_instrument: dict[tuple[str, str], tuple[int, set[int]]] = {}
+        for stream, start in asked:
+            by_instrument.setdefault(self._key(stream), (stream, set()))[1].add(start)
+        again = {
+            key: self._again(stream, np.array(sorted(starts), np.int64), end)
+            for key, (stream, starts) in by_instrument.items()
+        }
+        counts = {
+            (key, start): n
+            for key, bars in again.items()
+            for start, n in zip(bars.start.tolist(), bars.count.tolist(), strict=True)
+        }
+        first = set()
+        for row, (stream, start) in zip(rows.tolist(), asked, strict=False):
+            if counts.get((self._key(stream), start), 0) <= int(due.count[row]):
+                contested[row] = False
+                first.add((self._key(stream), start))
+        return contested, [
+            revised for key, bars in again.items() if len((revised := self._revisions_of(key, bars, first))[0])
+        ]
+
+    def _revisions_of(
+        self, key: tuple[str, str], bars: Partials, first: set[tuple[tuple[str, str], int]]
+    ) -> tuple[Partials, npt.NDArray[np.int32]]:
+        rows, revisions = [], []
+        for row, (start, count) in enumerate(zip(bars.start.tolist(), bars.count.tolist(), strict=True)):
+            revision, known = self._revisions.get((*key, start), (0, 0))
+            # A window only gains events, so as many as before are the same ones, and the bar would say nothing new.
+            if (key, start) in first or count == known:
+                continue
+            self._revisions[(*key, start)] = (revision + 1, count)
+            rows.append(row)
+            revisions.append(revision + 1)
+        return bars.take(np.array(rows, np.int64)), np.array(revisions, np.int32)
+
+    def _again(self, stream: int, starts: Ints, end: int) -> Partials:
         if self._history is None:
             raise ConfigurationError(f"{self._name} has no tick history to read from")
-        return self._history.ticks(self._kind, instrument, start_ns=start_ns, end_ns=end_ns, below_seq=below_seq)
-
-    def _revise(self, end: int, ts_known_ns: int) -> list[EventBatch]:
-        late, self._late = self._late, set()
-        if self._history is None:
-            return []
-        by_stream: dict[int, list[int]] = {}
-        for stream, start in sorted(late):
-            by_stream.setdefault(stream, []).append(start)
-        found: list[EventBatch] = []
-        for stream, starts in by_stream.items():
-            again = self._again(stream, np.array(starts, np.int64), end)
-            instrument = self._streams.entries[stream][0]
-            revisions = []
-            for start in again.start.tolist():
-                key = (instrument.vendor, instrument.symbol, start)
-                self._revisions[key] = self._revisions.get(key, 0) + 1
-                revisions.append(self._revisions[key])
-            found += self._emit(again, end, ts_known_ns, revisions=np.array(revisions, np.int32), reason="late")
-        return found
-
-    def _again(self, stream: int, starts: Ints, end: int) -> _Open:
         instrument = self._streams.entries[stream][0]
         ends = self._windows.ends(starts)
-        ticks = self._ticks(instrument, int(starts.min()), int(ends.max()), end)
-        ts = ticks.column("ts_event").to_numpy().astype(np.int64)
-        flags = ticks.column("flags").to_numpy()
-        price, size = self._stored_values(ticks)
-        usable = ~np.isnan(price) & ((flags & int(Flag.TS_EVENT_FUTURE)) == 0)
-        usable &= np.isin(self._windows.starts(ts), starts)
-        ts, price, size = ts[usable], price[usable], size[usable]
-        if not len(ts):
-            return _Open.empty()
-        seq = ticks.column("seq").to_numpy()[usable]
-        return self._partials(np.full(len(ts), stream, np.int64), ts, seq, price, size)
+        key = self._key(stream)
+        self._closed_until[key] = max(self._closed_until.get(key, _BEFORE_ALL), int(ends[-1]))
+        cuts = np.flatnonzero(starts[1:] - ends[:-1] > _FAR_APART * self._windows.step_ns) + 1
+        again = Partials.empty()
+        for near, near_ends in zip(np.split(starts, cuts), np.split(ends, cuts), strict=True):
+            ticks = self._history.ticks(
+                self._kind, instrument, start_ns=int(near[0]), end_ns=int(near_ends[-1]), below_seq=end
+            )
+            events = self._stored(stream, ticks, near, near_ends)
+            if len(events):
+                again = again.merged(Partials.of(events, self._windows, self._price_scale, self._size_scale))
+        return again
 
-    def _stored_values(self, ticks: pa.Table) -> tuple[Floats, Floats]:
-        def floats(name: str) -> Floats:
-            values: Floats = ticks.column(name).to_numpy()
-            return values
-
-        if self.what == "TRADES":
-            return floats("price"), np.nan_to_num(floats("size"), nan=0.0)
-        if self.what == "MIDPOINT":
-            return (floats("bid_price") + floats("ask_price")) / 2, np.zeros(ticks.num_rows)
-        return floats(f"{self.what.lower()}_price"), np.zeros(ticks.num_rows)
+    def _stored(self, stream: int, ticks: pa.Table, starts: Ints, ends: Ints) -> Events:
+        price, size = _values(self.what, lambda name: ticks.column(name).to_numpy())
+        ts = _ints(ticks.column("ts_event").to_numpy())
+        window = np.searchsorted(starts, ts, "right") - 1
+        wanted = _usable(price, size, ticks.column("flags").to_numpy()) & (ts < ends[window]) & (window >= 0)
+        streams = np.full(len(ts), stream, np.int64)
+        return Events(streams, ts, _ints(ticks.column("seq").to_numpy()), price, size).take(wanted)
 
     def _emit(
-        self,
-        due: _Open,
-        end: int,
-        ts_known_ns: int,
-        *,
-        revisions: npt.NDArray[np.int32] | None = None,
-        reason: str | None = None,
+        self, bars: Partials, revisions: npt.NDArray[np.int32], reason: str | None, end: int, ts_known_ns: int
     ) -> list[EventBatch]:
-        if not len(due):
+        if not len(bars):
             return []
-        if revisions is None:
-            revisions = np.zeros(len(due), np.int32)
-        origins = [self._origins[self._streams.entries[s][1]] for s in due.stream.tolist()]
+        streams, stream_of = np.unique(bars.stream, return_inverse=True)
+        names = [str(self._origins[self._streams.entries[s][1]]) for s in streams.tolist()]
+        origins = np.array(names)[stream_of]
         result = []
-        for origin in sorted(set(origins)):
-            rows = np.array([o == origin for o in origins])
-            result.append(self._batch(due.take(rows), end, ts_known_ns, revisions[rows], reason, origin))
+        for name in sorted(set(names)):
+            rows = origins == name
+            data, instruments = self._rows(bars.take(rows), revisions[rows], reason, end, ts_known_ns)
+            result.append(EventBatch(kind=Kind.BARS, data=data, instruments=instruments, origin=Origin(name)))
         return result
 
-    def _batch(
-        self, due: _Open, end: int, ts_known_ns: int, revisions: npt.NDArray[np.int32], reason: str | None, origin: Origin
-    ) -> EventBatch:
-        rows = len(due)
-        streams, stream_of = np.unique(due.stream, return_inverse=True)
+    def _rows(
+        self, bars: Partials, revisions: npt.NDArray[np.int32], reason: str | None, end: int, ts_known_ns: int
+    ) -> tuple[pa.RecordBatch, Instruments]:
+        rows = len(bars)
+        streams, stream_of = np.unique(bars.stream, return_inverse=True)
         instruments = Instruments()
         ids = np.array([instruments.add(self._streams.entries[s][0]) for s in streams.tolist()], np.int32)
-        price_scale = self._price_scale[due.stream].astype(np.int64)
+        price_scale = self._price_scale[bars.stream].astype(np.int64)
+        size_scale = self._size_scale[bars.stream].astype(np.int64)
+        trades = self._kind is Kind.TRADES
         known = pa.repeat(pa.scalar(ts_known_ns, pa.int64()), rows)
         columns: dict[str, Any] = {
             "instrument": pa.array(ids[stream_of]),
-            "ts_event": pa.array(due.start),
+            "ts_event": pa.array(bars.start),
             "ts_recv": known,
             "seq": pa.repeat(pa.scalar(end - 1, pa.int64()), rows),
             "flags": pa.array(np.zeros(rows, np.int32)),
@@ -398,27 +337,25 @@ class Bars:
             "what": pa.repeat(pa.scalar(self.what), rows),
             "session": pa.repeat(pa.scalar("ALL"), rows),
             "source": pa.repeat(pa.scalar("internal"), rows),
-            "open": pa.array(due.open),
-            "high": pa.array(due.high),
-            "low": pa.array(due.low),
-            "close": pa.array(due.close),
-            "volume": pa.array(exact.ratio(due.volume, self._size_scale[due.stream].astype(np.int64))),
-            "vwap": pa.array(exact.ratio(due.value, exact.products(due.volume, price_scale)), from_pandas=True),
-            "trade_count": pa.array(due.count.astype(np.int64, copy=False)),
+            "open": pa.array(bars.open),
+            "high": pa.array(bars.high),
+            "low": pa.array(bars.low),
+            "close": pa.array(bars.close),
+            "volume": pa.array(exact.ratio(bars.volume, size_scale)) if trades else pa.nulls(rows, pa.float64()),
+            "vwap": pa.array(exact.ratio(bars.value, exact.products(bars.volume, price_scale)), from_pandas=True),
+            "trade_count": pa.array(bars.count),
             "revision": pa.array(revisions),
             "ts_known": known,
             "reason": pa.repeat(pa.scalar(reason, pa.string()), rows),
         }
         schema = EVENT_SCHEMAS[Kind.BARS]
-        data = pa.RecordBatch.from_arrays([columns[n] for n in schema.names], schema=schema)
-        return EventBatch(kind=Kind.BARS, data=data, instruments=instruments, origin=origin)
+        return pa.RecordBatch.from_arrays([columns[n] for n in schema.names], schema=schema), instruments
 
     def _forget_ended(self) -> None:
         # A source that has ended never speaks again; keeping its streams would let state grow with every file.
-        keep = np.array([s for s in range(len(self._streams)) if s not in self._ended], np.int64)
-        moved = self._streams.keep(keep)
-        self._watermark, self._price_scale = self._watermark[keep], self._price_scale[keep]
-        self._size_scale = self._size_scale[keep]
+        stay, moved = self._streams.forget(self._ended)
+        self._watermark, self._price_scale = self._watermark[stay], self._price_scale[stay]
+        self._size_scale = self._size_scale[stay]
         self._open.stream = moved[self._open.stream]
         speaking = {source_id for _, source_id in self._streams.entries}
         self._origins = {s: o for s, o in self._origins.items() if s in speaking}
@@ -429,13 +366,15 @@ class Bars:
         return int(self._open.count.sum())
 
     def snapshot(self) -> dict[str, Any]:
-        """Return windows, watermarks and revisions."""
+        """Return windows, watermarks and revisions; sums may be integers of any size."""
         return {
             "streams": self._streams.snapshot(),
+            "ended": sorted(self._ended),
             "watermark": self._watermark.tolist(),
-            "open": {f.name: getattr(self._open, f.name).tolist() for f in fields(self._open)},
+            "open": self._open.snapshot(),
+            "late": sorted([stream, start] for stream, start in self._late),
             "closed_until": [[*k, v] for k, v in self._closed_until.items()],
-            "revisions": [[*k, v] for k, v in self._revisions.items()],
+            "revisions": [[*k, *v] for k, v in self._revisions.items()],
             "origins": {source_id: str(origin) for source_id, origin in self._origins.items()},
         }
 
@@ -443,17 +382,43 @@ class Bars:
         """Take up what `snapshot` gave."""
         self._reset()
         self._streams.restore(state["streams"])
+        self._ended = set(state["ended"])
+        self._streams.retire(self._ended)
         self._grow()
         self._watermark = np.array(state["watermark"], np.int64)
-        empty = _Open.empty()
-        columns = []
-        for f in fields(empty):
-            values = state["open"][f.name]
-            if f.name in ("volume", "value") and any(abs(v) >= 2**62 for v in values):
-                columns.append(np.array(values, dtype=object))
-            else:
-                columns.append(np.array(values, getattr(empty, f.name).dtype))
-        self._open = _Open(*columns)
+        self._open = Partials.restored(state["open"])
+        self._late = {(stream, start) for stream, start in state["late"]}
         self._closed_until = {(v, s): until for v, s, until in state["closed_until"]}
-        self._revisions = {(v, s, start): n for v, s, start, n in state["revisions"]}
+        self._revisions = {(v, s, start): (n, count) for v, s, start, n, count in state["revisions"]}
         self._origins = {source_id: Origin(origin) for source_id, origin in state["origins"].items()}
+
+
+def _values(what: str, floats: Callable[[str], Floats]) -> tuple[Floats, Floats]:
+    # Price and size of every row, NaN where there is no price.
+    if what == "TRADES":
+        price, size = floats("price"), floats("size")
+        absent = np.isnan(size)
+        return price, np.where(absent, 0.0, size) if absent.any() else size
+    if what == "MIDPOINT":
+        bid, ask = floats("bid_price"), floats("ask_price")
+        with np.errstate(invalid="ignore"):  # infinities of both signs have no middle, and are not usable anyway
+            price = bid / 2 + ask / 2  # halves first: the sum of two large prices may be no float
+    else:
+        price = floats(f"{what.lower()}_price")
+    return price, np.zeros(len(price))
+
+
+def _usable(price: Floats, size: Floats, flags: npt.NDArray[Any]) -> Bools:
+    usable: Bools = (np.abs(price) <= _LARGEST) & (np.abs(size) <= _LARGEST)
+    if flags.any():
+        usable &= (flags & int(Flag.TS_EVENT_FUTURE)) == 0
+    return usable
+
+
+def _ints(column: npt.NDArray[Any]) -> Ints:
+    return column.astype(np.int64, copy=False)
+
+
+def _scale(decimals: int) -> float:
+    # Finer steps than 10**-18 leave int64, and no float close to 1 has as many digits.
+    return float(10.0 ** min(max(decimals, 0), 18))

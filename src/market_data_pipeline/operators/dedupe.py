@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from market_data_core.batch import EventBatch
+from market_data_core.batch import EventBatch, Instrument
 from market_data_core.protocols import Mark, Result
 from market_data_core.schemas import Kind
 
@@ -45,12 +45,12 @@ class Dedupe:
         if ids.null_count == len(ids):
             return Result(out=[batch])
         keep = np.ones(len(batch), np.bool_)
-        places = batch.column("instrument").tolist()
-        for row, (place, trade_id) in enumerate(zip(places, ids.to_pylist(), strict=True)):
+        instruments = batch.column("instrument")
+        seen_of = {i: self._of(batch.instruments[i]) for i in np.unique(instruments).tolist()}
+        for row, (i, trade_id) in enumerate(zip(instruments.tolist(), ids.to_pylist(), strict=True)):
             if trade_id is None:
                 continue
-            instrument = batch.instruments[place]
-            seen = self._seen.setdefault((instrument.vendor, instrument.symbol), {})
+            seen = seen_of[i]
             if trade_id in seen:
                 keep[row] = False
                 continue
@@ -60,6 +60,9 @@ class Dedupe:
         duplicate = len(batch) - int(keep.sum())
         kept = batch.filter(keep)
         return Result(out=[kept] if len(kept) else [], duplicate=duplicate)
+
+    def _of(self, instrument: Instrument) -> dict[str, None]:
+        return self._seen.setdefault((instrument.vendor, instrument.symbol), {})
 
     def advance(self, mark: Mark) -> None:
         """Time does not matter here."""

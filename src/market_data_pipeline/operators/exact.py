@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -9,50 +10,90 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Exact = npt.NDArray[Any]
-"""int64 where the sums fit, Python integers where they do not."""
+"""int64 where the numbers fit, Python integers where they do not."""
 
-_SAFE = float(2**62)
+_SAFE_BITS = 62
+_SAFE = 2**_SAFE_BITS
 _FLOAT_EXACT = 2**53
+# A decimal read into a float is off by up to half a unit in the last place, and so is its product with the scale. Up
+# to here both together are less than half a step, and rounding undoes them.
+_STEPS_EXACT = 2.0**51
 
 
-def in_steps(values: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return values as whole numbers of their steps, kept in floats (exact up to 2**53)."""
-    return np.rint(values * scale)
+def in_steps(values: npt.NDArray[np.float64], scale: npt.NDArray[np.float64] | float) -> Exact:
+    """Return finite values as whole numbers of their steps, exactly as their shortest decimal writes them.
+
+    Args:
+        values: Prices or sizes.
+        scale: Steps per unit, powers of ten up to 10**18; one per value, or one for all.
+    """
+    whole = np.rint(values * scale)
+    if _peak(whole) < _STEPS_EXACT:
+        return whole.astype(np.int64)
+    far = np.flatnonzero(np.abs(whole) >= _STEPS_EXACT)
+    steps = np.where(np.abs(whole) < _STEPS_EXACT, whole, 0).astype(np.int64).astype(object)
+    scales = np.broadcast_to(scale, values.shape)
+    for row, value, each in zip(far.tolist(), values[far].tolist(), scales[far].tolist(), strict=True):
+        steps[row] = int((Decimal(repr(value)) * int(each)).to_integral_value())
+    return steps.astype(np.int64) if largest(steps) < _SAFE else steps
 
 
-def sum_groups(whole: npt.NDArray[np.float64], starts: Ints) -> Exact:
-    """Return the exact sum of each group of whole numbers."""
-    if not len(whole):
-        return np.empty(0, np.int64)
-    if float(np.abs(whole).max()) * len(whole) < _SAFE:
-        sums: Exact = np.add.reduceat(whole.astype(np.int64), starts)
+def largest(numbers: Exact) -> int:
+    """Return the largest magnitude, 0 of none."""
+    return int(_peak(numbers)) if len(numbers) else 0
+
+
+def _peak(numbers: npt.NDArray[Any]) -> Any:
+    return max(abs(numbers.max()), abs(numbers.min())) if len(numbers) else 0
+
+
+def sum_groups(whole: Exact, starts: Ints) -> Exact:
+    """Return the sum of each group of whole numbers.
+
+    Args:
+        whole: Groups one after the other.
+        starts: Where each group begins.
+    """
+    if whole.dtype != object and largest(whole) * len(whole) >= _SAFE:
+        whole = whole.astype(object)
+    sums: Exact = np.add.reduceat(whole, starts)
+    return sums
+
+
+def sum_products(a: Exact, b: Exact, starts: Ints) -> Exact:
+    """Return the sum of products of each group; `starts` as in `sum_groups`."""
+    if object in (a.dtype, b.dtype):
+        sums: Exact = np.add.reduceat(a.astype(object) * b.astype(object), starts)
         return sums
-    return np.add.reduceat(_objects(whole), starts)
+    narrow, wide = (a, b) if largest(a) <= largest(b) else (b, a)
+    longest = int(np.diff(starts, append=len(a)).max())
+    room = _SAFE_BITS - (largest(narrow) * longest).bit_length()
+    if largest(wide).bit_length() <= room:
+        return np.add.reduceat(a * b, starts)
+    if room < 8:
+        return np.add.reduceat(a.astype(object) * b.astype(object), starts)
+    # Long multiplication: `wide` in digits of `room` bits each, whose sums fit int64; only the few sums per group are
+    # put together as Python integers, not every row. The top digit carries the sign.
+    total: Exact = np.zeros(len(starts), dtype=object)
+    shift = 0
+    while largest(wide).bit_length() > room:
+        total += np.add.reduceat(narrow * (wide & ((1 << room) - 1)), starts).astype(object) << shift
+        wide, shift = wide >> room, shift + room
+    total += np.add.reduceat(narrow * wide, starts).astype(object) << shift
+    return total
 
 
-def sum_products(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], starts: Ints) -> Exact:
-    """Return the exact sum of products of each group."""
-    if not len(a):
-        return np.empty(0, np.int64)
-    if float(np.abs(a).max()) * float(np.abs(b).max()) * len(a) < _SAFE:
-        sums: Exact = np.add.reduceat(a.astype(np.int64) * b.astype(np.int64), starts)
-        return sums
-    return np.add.reduceat(_objects(a) * _objects(b), starts)
-
-
-def add_groups(sums: Exact, starts: Ints) -> Exact:
-    """Return the exact sums of groups of sums."""
-    if sums.dtype != object and len(sums):
-        largest = int(np.abs(sums).max())
-        if largest * len(sums) >= _SAFE:
-            sums = sums.astype(object)
-    result: Exact = np.add.reduceat(sums, starts)
-    return result
+def add_at(sums: Exact, rows: Ints, more: Exact) -> Exact:
+    """Return `sums` with `more` added at `rows`, which are all different; may change `sums` in place."""
+    if sums.dtype != object and (more.dtype == object or largest(sums) + largest(more) >= _SAFE):
+        sums = sums.astype(object)
+    sums[rows] += more
+    return sums
 
 
 def products(a: Exact, b: Exact) -> Exact:
-    """Return exact products, one by one."""
-    if a.dtype != object and len(a) and float(np.abs(a).max()) * float(np.abs(b).max()) >= _SAFE:
+    """Return products, one by one."""
+    if a.dtype != object and largest(a) * largest(b) >= _SAFE:
         a = a.astype(object)
     result: Exact = a * b
     return result
@@ -68,16 +109,15 @@ def joined(a: Exact, b: Exact) -> Exact:
 def ratio(numerators: Exact, denominators: Exact) -> npt.NDArray[np.float64]:
     """Return correctly rounded quotients; NaN where the denominator is 0."""
     result = np.full(len(numerators), np.nan)
-    if numerators.dtype != object and denominators.dtype != object and len(numerators):
-        exact = (np.abs(numerators) <= _FLOAT_EXACT) & (np.abs(denominators) <= _FLOAT_EXACT)
-        if exact.all():
-            np.divide(numerators, denominators, out=result, where=denominators != 0)
-            return result
+    if largest(numerators) <= _FLOAT_EXACT and largest(denominators) <= _FLOAT_EXACT:
+        np.divide(numerators.astype(np.float64), denominators.astype(np.float64), out=result, where=denominators != 0)
+        return result
     for i, (n, d) in enumerate(zip(numerators.tolist(), denominators.tolist(), strict=True)):
         if d:
             result[i] = n / d
     return result
 
 
-def _objects(whole: npt.NDArray[np.float64]) -> Exact:
-    return np.array([int(v) for v in whole.tolist()], dtype=object)
+def restored(values: list[int]) -> Exact:
+    """Return sums that went through plain values, such as JSON."""
+    return np.array(values, dtype=object if any(abs(v) >= _SAFE for v in values) else np.int64)

@@ -52,10 +52,10 @@ class Validate:
 
     def _reset(self) -> None:
         self._streams = Streams()
-        self._latest: Ints = np.empty(0, np.int64)
+        # By kind, because kinds come in batches of their own: between them, order is not the venue's.
+        self._latest = {kind: np.empty(0, np.int64) for kind in _CHECKED}
         self._clock: dict[str, int] = {}
         self._suspect: dict[str, int] = {}
-        self._ended: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -69,6 +69,8 @@ class Validate:
 
     def process(self, batch: EventBatch) -> Result:
         """Return the batch with its flags, and what was quarantined from it."""
+        if not len(batch):
+            return Result()
         values = {name: batch.floats(name) for name in _CHECKED[batch.kind]}
         bad = _unrepresentable(batch, values)
         out: list[EventBatch] = []
@@ -127,9 +129,10 @@ class Validate:
 
     def _going_back(self, batch: EventBatch, ts: Ints, future: Bools) -> Bools:
         places = self._streams.places(batch)
-        if len(self._latest) < len(self._streams):
-            grown = np.full(len(self._streams) - len(self._latest), _BEFORE_ALL, np.int64)
-            self._latest = np.concatenate([self._latest, grown])
+        latest = self._latest[batch.kind]
+        if len(latest) < len(self._streams):
+            grown = np.full(len(self._streams) - len(latest), _BEFORE_ALL, np.int64)
+            latest = self._latest[batch.kind] = np.concatenate([latest, grown])
         back = np.zeros(len(ts), np.bool_)
         counted = np.flatnonzero(~future) if future.any() else np.arange(len(ts))
         if not len(counted):
@@ -140,26 +143,26 @@ class Validate:
         heads = stream[starts]
         in_order = ordered[1:] >= ordered[:-1]
         in_order[starts[1:] - 1] = True
-        if not (in_order.all() and bool((ordered[starts] >= self._latest[heads]).all())):
-            back[order] = ordered < running_max(ordered, starts, self._latest[heads])
-        self._latest[heads] = np.maximum(self._latest[heads], np.maximum.reduceat(ordered, starts))
+        floor = latest[heads]
+        if not (in_order.all() and bool((ordered[starts] >= floor).all())):
+            back[order] = ordered < running_max(ordered, starts, floor)
+        latest[heads] = np.maximum(floor, np.maximum.reduceat(ordered, starts))
         return back
 
     def advance(self, mark: Mark) -> None:
         """Forget a source that has ended."""
-        if mark.ts_ns == END_OF_TIME_NS:
-            self._ended.update(self._streams.matching(mark.vendor, mark.symbols, mark.source_id))
+        if mark.ts_ns != END_OF_TIME_NS:
+            return
+        stay, _ = self._streams.forget(self._streams.matching(mark.vendor, mark.symbols, mark.source_id))
+        # A kind of which nothing came lately may know fewer streams.
+        self._latest = {kind: latest[stay[stay < len(latest)]] for kind, latest in self._latest.items()}
+        if all(source_id != mark.source_id for _, source_id in self._streams.entries):
             self._clock.pop(mark.source_id, None)
             self._suspect.pop(mark.source_id, None)
 
     def barrier(self, end: int, ts_known_ns: int) -> Result:
         """Return nothing: what goes in comes out at once."""
         del end, ts_known_ns
-        if self._ended:
-            keep = np.array([s for s in range(len(self._streams)) if s not in self._ended], np.int64)
-            self._latest = self._latest[keep[keep < len(self._latest)]]
-            self._streams.keep(keep)
-            self._ended.clear()
         return Result()
 
     def in_flight(self) -> int:
@@ -170,7 +173,7 @@ class Validate:
         """Return the clocks of sources and streams."""
         return {
             "streams": self._streams.snapshot(),
-            "latest": self._latest.tolist(),
+            "latest": {str(kind): latest.tolist() for kind, latest in self._latest.items()},
             "clock": dict(self._clock),
             "suspect": dict(self._suspect),
         }
@@ -179,7 +182,7 @@ class Validate:
         """Take up what `snapshot` gave."""
         self._reset()
         self._streams.restore(state["streams"])
-        self._latest = np.array(state["latest"], np.int64)
+        self._latest = {Kind(kind): np.array(latest, np.int64) for kind, latest in state["latest"].items()}
         self._clock = dict(state["clock"])
         self._suspect = dict(state["suspect"])
 
@@ -213,9 +216,7 @@ def _value_flags(kind: Kind, values: Mapping[str, npt.NDArray[np.float64]]) -> l
 def _quarantine(batch: EventBatch, reasons: Mapping[int, str]) -> EventBatch:
     rows = sorted(reasons)
     taken = batch.data.take(pa.array(rows))
-    raw = [
-        orjson.dumps({k: _plain(v) for k, v in row.items() if v is not None}).decode() for row in taken.to_pylist()
-    ]
+    raw = [orjson.dumps({k: _plain(v) for k, v in row.items() if v is not None}).decode() for row in taken.to_pylist()]
     own = {
         "kind": pa.repeat(pa.scalar(str(batch.kind)), len(rows)),
         "source_id": pa.repeat(pa.scalar(batch.source_id), len(rows)),

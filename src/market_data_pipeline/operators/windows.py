@@ -22,10 +22,11 @@ class Windows:
         step_ns: Length.
         align: ``epoch``: starts are whole multiples of the length since the epoch, UTC. ``HH:MM Zone``, such as
             ``09:30 America/New_York``: starts are counted from that local time of each day, so a window never spans
-            two sessions; the last one before the next session begins may be short.
+            two sessions; the last one before the next session begins may be short. A window of a day is the whole
+            session, also on the days of 23 and 25 hours.
 
     Raises:
-        ConfigurationError: The alignment cannot be read.
+        ConfigurationError: The alignment cannot be read, or the length is longer than a session.
     """
 
     def __init__(self, step_ns: int, align: str = "epoch") -> None:
@@ -41,8 +42,11 @@ class Windows:
         try:
             self._at = dt.time(int(match[1]), int(match[2]))
             self._zone = ZoneInfo(match[3])
-        except (ValueError, ZoneInfoNotFoundError) as exc:
+        # A zone's name is looked up as a path, so half a name may be a folder.
+        except (ValueError, ZoneInfoNotFoundError, OSError) as exc:
             raise ConfigurationError(f"bar alignment {align!r}: {exc}") from exc
+        if step_ns > _DAY_NS:
+            raise ConfigurationError(f"bar alignment {align!r} is by day; bars longer than 1d need epoch")
 
     def starts(self, ts_ns: Ints) -> Ints:
         """Return the start of the window of each time."""
@@ -50,6 +54,8 @@ class Windows:
             return ts_ns - ts_ns % self.step_ns
         anchors = self._sessions(ts_ns)
         anchor = anchors[np.searchsorted(anchors, ts_ns, "right") - 1]
+        if self.step_ns == _DAY_NS:
+            return anchor
         return anchor + (ts_ns - anchor) // self.step_ns * self.step_ns
 
     def ends(self, starts: Ints) -> Ints:
@@ -58,6 +64,8 @@ class Windows:
             return starts + self.step_ns
         anchors = self._sessions(starts)
         following = anchors[np.searchsorted(anchors, starts, "right")]
+        if self.step_ns == _DAY_NS:
+            return following
         return np.minimum(starts + self.step_ns, following)
 
     def _sessions(self, ts_ns: Ints) -> Ints:
@@ -66,8 +74,9 @@ class Windows:
         low, high = int(ts_ns.min()), int(ts_ns.max())
         known = self._anchors
         if not len(known) or known[0] > low or known[-1] <= high:
+            # Local days begin up to 14 hours before and 12 after those of UTC; two days on either side cover that.
             first = dt.datetime.fromtimestamp(low // 10**9, dt.UTC).date() - dt.timedelta(days=2)
-            days = (high - low) // _DAY_NS + 5
+            days = (high - low) // _DAY_NS + 6
             at = [
                 dt.datetime.combine(first + dt.timedelta(days=d), self._at, self._zone).timestamp() for d in range(days)
             ]

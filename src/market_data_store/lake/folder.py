@@ -43,22 +43,28 @@ class TableFolder:
             self._leftovers += count
 
     def exists(self) -> bool:
-        """Return whether there is a table here."""
-        return bool(self.log.versions() or self.log.checkpoints())
+        """Return whether there is a table here.
+
+        Raises:
+            TemporaryUnavailable: There was one before: a lake that vanishes while we run is an unmounted disk, and an
+                empty table in its place would hide that.
+        """
+        if self.log.versions() or self.log.checkpoints():
+            self._seen = True
+            return True
+        if self._seen:
+            raise TemporaryUnavailable(f"table {self.spec.name} is gone from {self.path}; is its disk mounted?")
+        return False
 
     def make(self) -> None:
         """Make the table, durably, unless it is there.
 
         Raises:
-            TemporaryUnavailable: The storage is away, or the table was there before and is gone: a lake that vanishes
-                while we run is an unmounted disk, and a new table in its place would hide that.
+            TemporaryUnavailable: The storage is away, or the table was there before and is gone.
         """
         with self._lock, translated(f"making table {self.spec.name}"):
             if self.exists():
-                self._seen = True
                 return
-            if self._seen:
-                raise TemporaryUnavailable(f"table {self.spec.name} is gone from {self.path}; is its disk mounted?")
             disk.make_dirs(self.path)
             create(self.path, self.spec)
             disk.sync_file(self.log.commit_path(0))

@@ -25,7 +25,7 @@ from market_data_store.lake import commits, parts
 from market_data_store.lake.declarations import TABLES, date_of
 from market_data_store.lake.folder import TableFolder
 from market_data_store.lake.log import LAST_CHECKPOINT
-from market_data_store.lake.paths import first_line
+from market_data_store.lake.paths import reason
 from market_data_store.lake.planning import CompactionPolicy, Job, StoredFile, plan
 from market_data_store.lake.rewriting import rewrite
 from market_data_store.lake.store import Lake
@@ -135,7 +135,7 @@ class _Upkeep:
         try:
             yield
         except (OSError, DeltaError, pa.ArrowException, MarketDataError) as exc:
-            self._report.failures.append(f"table {self._folder.spec.name}: {what}: {first_line(exc)}")
+            self._report.failures.append(f"table {self._folder.spec.name}: {what}: {reason(exc)}")
 
     def _plan(self) -> list[Job]:
         files = [
@@ -170,7 +170,7 @@ class _Upkeep:
                     self._report.conflicts += 1
                     return
             self._report.failures.append(
-                f"table {self._folder.spec.name}: rewriting date {job.date}: commit failed: {first_line(exc)}"
+                f"table {self._folder.spec.name}: rewriting date {job.date}: commit failed: {reason(exc)}"
             )
             return
         reached(Step.MAINTENANCE_COMMITTED)

@@ -19,6 +19,8 @@ from deltalake.exceptions import DeltaError
 
 from market_data_core.errors import ConfigurationError, TemporaryUnavailable
 
+_ORNAMENT: Final = re.compile(r"\x1b\[\d*m|\u21b3")
+_FRAME: Final = re.compile(r"\s*\d+: ")
 _TENANT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -49,10 +51,15 @@ def tenant_root(root: Path | str, tenant: str) -> Path:
     return local_root(root).absolute() / tenant
 
 
-def first_line(exc: BaseException) -> str:
-    """Return what an error says without the native backtrace that delta-rs appends."""
-    text = str(exc).strip()
-    return f"{type(exc).__name__}: {text.splitlines()[0] if text else 'no message'}"
+def reason(exc: BaseException) -> str:
+    """Return what an error says in one line, without the colours, arrows and native backtrace of delta-rs."""
+    causes: list[str] = []
+    for line in _ORNAMENT.sub("", str(exc)).splitlines():
+        if _FRAME.match(line):
+            break
+        if line.strip():
+            causes.append(line.strip())
+    return f"{type(exc).__name__}: {': '.join(causes) or 'no message'}"
 
 
 @contextmanager
@@ -61,4 +68,4 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, DeltaError, pa.ArrowException) as exc:
-        raise TemporaryUnavailable(f"{what}: {first_line(exc)}") from exc
+        raise TemporaryUnavailable(f"{what}: {reason(exc)}") from exc

@@ -19,7 +19,7 @@ from market_data_core.schemas import BAR_KEY
 from market_data_store.lake.declarations import date_of
 from market_data_store.lake.folder import TableFolder
 from market_data_store.lake.parts import sort_rank
-from market_data_store.lake.paths import first_line, translated
+from market_data_store.lake.paths import reason, translated
 
 # A handle that lives long grows; one that follows a repaired log would be wrong.
 _REOPEN_UPDATES: Final = 200
@@ -124,7 +124,7 @@ class TableReader:
                 if attempt == _ATTEMPTS - 1:
                     raise TemporaryUnavailable(f"files of table {self._folder.spec.name} keep vanishing") from exc
             except (OSError, DeltaError, pa.ArrowException) as exc:
-                raise TemporaryUnavailable(f"reading table {self._folder.spec.name}: {first_line(exc)}") from exc
+                raise TemporaryUnavailable(f"reading table {self._folder.spec.name}: {reason(exc)}") from exc
         return pa.schema([schema.field(n) for n in wanted]).empty_table()
 
     def _prune(self, files: pa.Table, selection: Selection) -> list[str]:

@@ -15,7 +15,7 @@ from market_data_core.steps import Step, reached
 from market_data_store.lake import commits, parts
 from market_data_store.lake.declarations import TableSpec
 from market_data_store.lake.folder import TableFolder
-from market_data_store.lake.paths import first_line, translated
+from market_data_store.lake.paths import reason, translated
 
 # A handle that lives long grows (80 MB in 550 commits), and one older than the log's retention can no longer see
 # whether somebody committed in between.
@@ -28,7 +28,7 @@ class LakeTable:
     """A view of one table at one version, through which its writers commit.
 
     It advances with its own commits alone, which is how a commit that somebody else made as the same writer is
-    noticed. Used by one thread at a time. After an error from `append` take a fresh view from the lake.
+    noticed; of other writers it shows what they had committed when it was opened. Used by one thread at a time. After an error from `append` take a fresh view from the lake.
     """
 
     def __init__(self, folder: TableFolder, spec: TableSpec) -> None:
@@ -49,18 +49,12 @@ class LakeTable:
 
     def position(self, writer: str) -> int | None:
         """Return the exclusive end position of `writer`'s last commit, or None if it never made one."""
-        with translated(f"reading the position of {writer} in table {self.name}"):
-            return self._delta.transaction_version(writer)
+        return self._transactions.get(writer)
 
     def covers(self, writer: str) -> dict[str, int]:
-        """Return, by source id, the exclusive end of what `writer` had seen at its last commit.
-
-        Raises:
-            TemporaryUnavailable: The table's log cannot be read.
-        """
+        """Return, by source id, the exclusive end of what `writer` had seen at its last commit."""
         prefix = writer + _COVER
-        found = self._folder.log.transactions(self._delta.version())
-        return {app_id.removeprefix(prefix): end for app_id, end in found.items() if app_id.startswith(prefix)}
+        return {a.removeprefix(prefix): end for a, end in self._transactions.items() if a.startswith(prefix)}
 
     def append(self, rows: pa.Table, *, writer: str, position: int, covers: Mapping[str, int]) -> None:
         """Add rows and the writer's position in one atomic, durable commit.
@@ -91,6 +85,7 @@ class LakeTable:
         self._commit(files, writer, transactions)
         reached(Step.TABLE_COMMITTED)
         self._settle(writer, position)
+        self._transactions |= transactions
         reached(Step.TABLE_SYNCED)
 
     def _open(self) -> None:
@@ -98,6 +93,8 @@ class LakeTable:
             self._delta = self._folder.open()
             # A commit whose maker died before its sync is visible; what we report must survive a power cut.
             self._folder.log.make_durable(self._delta.version())
+        # Read now, while the log still has them: an idle view may outlive its version's place in it.
+        self._transactions = self._folder.log.transactions(self._delta.version())
         self._commits = 0
         self._opened_s = time.monotonic()
 
@@ -109,7 +106,8 @@ class LakeTable:
         self._check_position(writer, before)
 
     def _check_position(self, writer: str, expected: int | None) -> None:
-        found = self.position(writer)
+        with translated(f"reading the position of {writer} in table {self.name}"):
+            found = self._delta.transaction_version(writer)
         if found != expected:
             self._dead = True
             raise WriterConflict(f"somebody else moved {writer} to {found} in table {self.name}; it was at {expected}")
@@ -149,7 +147,7 @@ class LakeTable:
             if conflict:
                 raise WriterConflict(f"somebody else committed to table {self.name} as {writer}") from exc
             raise TemporaryUnavailable(
-                f"commit to table {self.name} failed ({outcome.name.lower()} in its log): {first_line(exc)}"
+                f"commit to table {self.name} failed ({outcome.name.lower()} in its log): {reason(exc)}"
             ) from exc
 
     def _settle(self, writer: str, position: int) -> None:

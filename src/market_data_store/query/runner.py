@@ -109,10 +109,6 @@ class _Ended:
     err: bytes
 
 
-class _TooMuch(Exception):
-    pass
-
-
 # Only what costs nothing is checked here. Parsing is the child's: it can take time exponential in the text.
 def _request(root: Path, tenant: str, sql: str, limits: QueryLimits) -> bytes:
     if not _TENANT.fullmatch(tenant):
@@ -154,8 +150,6 @@ async def _child(request: bytes, limits: QueryLimits) -> _Ended:
             raise TemporaryUnavailable(f"cannot start a process for the query: {exc}") from exc
         try:
             return await _exchange(process, request, limits)
-        except _TooMuch as exc:
-            raise limit_reached("max_result_bytes", limits.max_result_bytes, "the result is too large") from exc
         finally:
             await _end(process)
 
@@ -164,38 +158,49 @@ async def _exchange(process: asyncio.subprocess.Process, request: bytes, limits:
     stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
     assert stdin is not None and stdout is not None and stderr is not None  # noqa: S101, PT018  asked for above
     # Both are read from the start, lest the child wait for room to say why it does not take its request.
-    reads = asyncio.gather(
-        _bounded(stdout, limits.max_result_bytes + _FRAMING_BYTES), _bounded(stderr, _STDERR_BYTES, keep_end=True)
-    )
-    try:
+    async with asyncio.TaskGroup() as tasks:
+        out = tasks.create_task(_rows(process, stdout, limits.max_result_bytes + _FRAMING_BYTES), name="query rows")
+        err = tasks.create_task(_tail(stderr), name="query outcome")
         with contextlib.suppress(ConnectionError):  # the child died; how, its end says
             stdin.write(request)
             await stdin.drain()
         stdin.close()
-        out, err = await reads
-    finally:
-        reads.cancel()
-    return _Ended(code=await process.wait(), out=out, err=err)
+    rows = out.result()
+    if rows is None:
+        raise limit_reached("max_result_bytes", limits.max_result_bytes, "the result is too large")
+    return _Ended(code=await process.wait(), out=rows, err=err.result())
 
 
-async def _bounded(stream: asyncio.StreamReader, max_bytes: int, *, keep_end: bool = False) -> bytes:
-    chunks = bytearray()
+# The child cuts its result itself; this holds should it not. None: there was more, and the child was killed.
+async def _rows(process: asyncio.subprocess.Process, stream: asyncio.StreamReader, max_bytes: int) -> bytes | None:
+    rows = bytearray()
     while chunk := await stream.read(_CHUNK_BYTES):
-        chunks += chunk
-        if len(chunks) > max_bytes:
-            if not keep_end:
-                raise _TooMuch
-            del chunks[:-max_bytes]
-    return bytes(chunks)
+        rows += chunk
+        if len(rows) > max_bytes:
+            _kill(process)
+            return None
+    return bytes(rows)
+
+
+async def _tail(stream: asyncio.StreamReader) -> bytes:
+    tail = bytearray()
+    while chunk := await stream.read(_CHUNK_BYTES):
+        tail += chunk
+        del tail[:-_STDERR_BYTES]
+    return bytes(tail)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            if sys.platform == "win32":
-                process.kill()
-            else:
-                os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
     # Read to the end: a pipe with something left in it is never closed, and waiting would not return.
     for stream in (process.stdout, process.stderr):
         while stream is not None and await stream.read(_CHUNK_BYTES):

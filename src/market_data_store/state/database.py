@@ -20,19 +20,19 @@ from market_data_store.state.rows import Repair
 _BUSY_TIMEOUT_S: Final = 5.0
 _UNUSABLE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _MIGRATION: Final = re.compile(r"(\d{3})_\w+\.sql")
-_FILES: Final = resources.files("market_data_store.state")
+_PACKAGE: Final = "market_data_store.state"
 
 
 def read_queries() -> dict[str, str]:
     """Return the statements of ``queries.sql`` by name."""
-    text = _FILES.joinpath("queries.sql").read_text(encoding="utf-8")
+    text = resources.files(_PACKAGE).joinpath("queries.sql").read_text(encoding="utf-8")
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
     return {name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def read_migrations() -> list[str]:
     """Return the scripts that lead from an empty database to the schema, in order; the n-th makes version n + 1."""
-    found = sorted((m[1], f) for f in _FILES.iterdir() if (m := _MIGRATION.fullmatch(f.name)))
+    found = sorted((m[1], f) for f in resources.files(_PACKAGE).iterdir() if (m := _MIGRATION.fullmatch(f.name)))
     return [f.read_text(encoding="utf-8") for _, f in found]
 
 

@@ -69,8 +69,14 @@ def test_confine_refuses_reading_elsewhere(two_tenants, target):
     assert "Permission denied" in ended.stderr
 
 
-@pytest.mark.parametrize("landlock", [False, pytest.param(True, marks=needs_landlock)])
-@pytest.mark.parametrize("where", ["a/x.csv", "a/trades/x.csv", "x.csv"])
+@pytest.mark.parametrize(
+    ("where", "landlock"),
+    [
+        ("a/trades/x.csv", False),
+        pytest.param("a/x.csv", True, marks=needs_landlock),
+        pytest.param("x.csv", True, marks=needs_landlock),
+    ],
+)
 def test_confine_refuses_writing(two_tenants, where, landlock):
     """COPY TO writes nothing, with Landlock or without."""
     target = two_tenants / where

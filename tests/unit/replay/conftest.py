@@ -50,7 +50,7 @@ class Given:
 
 
 async def take(source, resume=None):
-    """Run a replay to its end."""
+    """Run a source to its end."""
     given = Given()
     async for item in source.batches(resume or {}):
         (given.marks if isinstance(item, Mark) else given.batches).append(item)
@@ -59,7 +59,7 @@ async def take(source, resume=None):
 
 @pytest.fixture
 def replay():
-    """Replay files to the end: `await replay(path, ...)`."""
+    """Replay files to the end; called like `await replay(path, ...)`."""
 
     async def run(*paths, resume=None, **settings):
         return await take(ReplaySource(list(paths), **settings), resume)
@@ -69,7 +69,7 @@ def replay():
 
 @pytest.fixture
 def lean_file(tmp_path):
-    """Write a Lean tick file from lines: `lean_file("trade", ["34200000,100000,5,Q,0,0"], symbol="abc")`."""
+    """Write a Lean tick file from lines; called like `lean_file("trade", ["34200000,100000,5,Q,0,0"], symbol="abc")`."""
 
     def write(kind, lines, *, symbol="abc", day="20131007", name=None):
         path = tmp_path / symbol / f"{day}_{kind}.zip"
@@ -84,7 +84,7 @@ def lean_file(tmp_path):
 
 @pytest.fixture
 def trades_csv(tmp_path):
-    """Write a CSV file of the platform's trades: `trades_csv(["TEST,A,1000,1.5,10"])`."""
+    """Write a CSV file of the platform's trades; called like `trades_csv(["TEST,A,1000,1.5,10"])`."""
 
     def write(lines, *, name="trades.csv", header="vendor,symbol,ts_event,price,size"):
         path = tmp_path / name
@@ -108,7 +108,7 @@ def pack(how, name, data):
 
 @pytest.fixture
 def packed(tmp_path):
-    """Write packed bytes: `packed("gz", "trades.csv", b"...")`."""
+    """Write packed bytes; called like `packed("gz", "trades.csv", b"...")`."""
 
     def write(how, name, data):
         file_name, content = pack(how, name, data)

@@ -25,6 +25,7 @@ async def answer_to(scope, *headers):
         sent.append(message)
 
     await RequestIdMiddleware(app)(scope, None, send)
+    assert request_id() == "", "the id outlives its request"
     return sent[0]
 
 

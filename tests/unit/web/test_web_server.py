@@ -189,6 +189,26 @@ async def test_a_fault_before_the_handshake_is_a_problem(app, served):
     assert b"hunter2" not in response.body
 
 
+async def test_a_fault_after_the_close_is_only_logged(app, served, caplog):
+    """What is closed is not closed again: the log has the fault itself and nothing about the closing."""
+    failed = asyncio.Event()
+
+    @socket_route(app)
+    async def endpoint(websocket: WebSocket):
+        await websocket.accept()
+        await websocket.close()
+        failed.set()
+        raise RuntimeError
+
+    async with served(app) as address:
+        async with connect(f"ws://{address}/ws") as client:
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.recv()
+        await asyncio.wait_for(failed.wait(), 10)
+    assert closed.value.rcvd.code == 1000
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+
+
 async def test_an_invalid_websocket_request_is_a_problem(app, served):
     """Parameters are checked before the handshake."""
 

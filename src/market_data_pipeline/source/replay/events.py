@@ -21,6 +21,9 @@ from market_data_pipeline.source.replay.times import Bools, Int64s, TimeUnit, Zo
 Floats = npt.NDArray[np.float64]
 Int32s = npt.NDArray[np.int32]
 
+NO_TIME: Final = -(2**63)
+"""The place in time of rows before a part's first event."""
+
 UNKNOWN_SYMBOL: Final = "?"
 """The symbol of quarantined rows of files that say the symbol row by row."""
 
@@ -63,6 +66,7 @@ class Rows:
         floats: The kind's float columns; NaN where there is nothing.
         texts: The kind's other columns.
         bad: Rows that are no event; ascending.
+        order: For every row a time: its own, or that of the row before it if it has none; `NO_TIME` before the first.
     """
 
     rows: int
@@ -73,15 +77,7 @@ class Rows:
     floats: dict[str, Floats]
     texts: dict[str, pa.Array]
     bad: Sequence[BadRow]
-
-    def order(self) -> Int64s:
-        """Return a time for every row: an event's own, another row's that of the event before it (or the least)."""
-        times = np.full(self.rows, np.iinfo(np.int64).min, np.int64)
-        last = np.full(self.rows, -1, np.int64)
-        last[self.places] = np.arange(len(self.places))
-        np.maximum.accumulate(last, out=last)
-        times[last >= 0] = self.ts_event[last[last >= 0]]
-        return times
+    order: Int64s
 
     def to_batch(self, kind: Kind) -> pa.RecordBatch:
         """Return the events in ``UNLOGGED_SCHEMAS[kind]``; `ts_recv` is 0, for it is stamped on arrival."""
@@ -93,6 +89,10 @@ class Rows:
 def sort_by_time(blocks: Sequence[Rows]) -> Rows:
     """Return the rows of several blocks as one, stably sorted by time; a bad row stays behind the event before it."""
     starts = np.cumsum([0, *(b.rows for b in blocks)])
+    orders, latest = [], NO_TIME
+    for block in blocks:
+        orders.append(np.where(block.order == NO_TIME, latest, block.order))
+        latest = int(orders[-1][-1])
     whole = Rows(
         rows=int(starts[-1]),
         places=np.concatenate([b.places + s for b, s in zip(blocks, starts, strict=False)]),
@@ -102,9 +102,11 @@ def sort_by_time(blocks: Sequence[Rows]) -> Rows:
         floats={n: np.concatenate([b.floats[n] for b in blocks]) for n in blocks[0].floats},
         texts={n: pa.concat_arrays([b.texts[n] for b in blocks]) for n in blocks[0].texts},
         bad=[replace(r, row=r.row + int(s)) for b, s in zip(blocks, starts, strict=False) for r in b.bad],
+        order=np.concatenate(orders),
     )
     new_place = np.empty(whole.rows, np.int64)
-    new_place[np.argsort(whole.order(), kind="stable")] = np.arange(whole.rows)
+    sorted_rows = np.argsort(whole.order, kind="stable")
+    new_place[sorted_rows] = np.arange(whole.rows)
     places = new_place[whole.places]
     at = np.argsort(places)
     return Rows(
@@ -116,6 +118,7 @@ def sort_by_time(blocks: Sequence[Rows]) -> Rows:
         floats={n: v[at] for n, v in whole.floats.items()},
         texts={n: v.take(pa.array(at)) for n, v in whole.texts.items()},
         bad=sorted((replace(r, row=int(new_place[r.row])) for r in whole.bad), key=lambda r: r.row),
+        order=whole.order[sorted_rows],
     )
 
 
@@ -172,6 +175,7 @@ class Converter:
         named = self._named(columns, refused, table.num_rows)
         texts = {n: a for n, a in columns.items() if n in self._layout.columns and n not in floats and n != "flags"}
         keep = refused.good()
+        order = _order(block, ts_event, keep)
         instrument, wanted = self._instrument(named, keep, table.num_rows)
         bad = self._bad(block, refused)
         if wanted is not None:
@@ -186,6 +190,7 @@ class Converter:
             floats={n: v[every] for n, v in floats.items()},
             texts=texts if keep is None else {n: a.take(pa.array(keep)) for n, a in texts.items()},
             bad=bad,
+            order=order,
         )
 
     def instrument_of_bad_rows(self) -> int:
@@ -291,6 +296,15 @@ class Converter:
             line, raw = block.describe(row)
             found.append(BadRow(row=row, line=line, reason=reason, raw=raw))
         return sorted(found, key=lambda r: r.row)
+
+
+def _order(block: Block, ts_event: Int64s, keep: Int64s | None) -> Int64s:
+    if keep is None and len(ts_event) == block.rows:
+        return ts_event
+    every = slice(None) if keep is None else keep
+    last = np.zeros(block.rows, np.int64)
+    last[block.places[every]] = np.arange(1, len(ts_event[every]) + 1)
+    return np.concatenate(([NO_TIME], ts_event[every]))[np.maximum.accumulate(last)]
 
 
 def _only_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -182,6 +182,8 @@ class Layout(_Spec):
             raise ValueError(f"optional: {', '.join(stray)} cannot be")
         if self.time.unit.since_midnight and not self.date.path:
             raise ValueError("date: times since midnight need the day from the path")
+        if not self.delimiter.isascii() or not (self.quote or "'").isascii() or self.delimiter in f"\r\n{self.quote}":
+            raise ValueError("delimiter and quote must be different ASCII characters, the delimiter no line end")
         self._check_places()
         if self.one_side and not {"bid_size", "ask_size"} <= set(self.columns) - self.optional:
             raise ValueError("one_side: which side a row carries is told by sizes too; they must be named")
@@ -194,6 +196,8 @@ class Layout(_Spec):
             raise ValueError("fields: a CSV file without a header needs its columns named in order")
         if Format.NDJSON in self.format and any(isinstance(c, int) for c in self.used.values()):
             raise ValueError("columns of NDJSON have names, not places")
+        if doubled := [c for c in self.used.values() if list(self.used.values()).count(c) > 1]:
+            raise ValueError(f"columns: {doubled[0]!r} is used twice")
         for column in self.used.values() if self.fields else ():
             if column not in self.fields and not (isinstance(column, int) and 0 <= column < len(self.fields)):
                 raise ValueError(f"fields: has no {column!r}")

@@ -10,9 +10,9 @@ import numpy as np
 
 from market_data_core.batch import SourceBatch
 from market_data_core.protocols import Mark
-from market_data_pipeline.source.replay.events import InstrumentTable
+from market_data_pipeline.source.replay.events import NO_TIME, InstrumentTable
 from market_data_pipeline.source.replay.files import Part
-from market_data_pipeline.source.replay.reader import NO_TIME, Chunk, Counts, PartReader, first_time
+from market_data_pipeline.source.replay.reader import Chunk, Counts, PartReader, first_time
 from market_data_pipeline.source.replay.times import zone
 
 Item = tuple[SourceBatch | Mark, int]

@@ -13,13 +13,12 @@ from market_data_core.batch import SourceBatch, unlogged
 from market_data_core.errors import SourceError
 from market_data_core.protocols import END_OF_TIME_NS, Mark
 from market_data_core.schemas import Flag, Kind
-from market_data_pipeline.source.replay.blocks import BadRow, read_blocks
-from market_data_pipeline.source.replay.events import Converter, InstrumentTable, Rows, TopOfBook, sort_by_time
+from market_data_pipeline.source.replay.blocks import BadRow, read_text
+from market_data_pipeline.source.replay.columnar import read_parquet
+from market_data_pipeline.source.replay.events import NO_TIME, Converter, InstrumentTable, Rows, TopOfBook, sort_by_time
 from market_data_pipeline.source.replay.files import Part, PartBytes
+from market_data_pipeline.source.replay.layout import Format
 from market_data_pipeline.source.replay.times import Int64s
-
-NO_TIME: Final = -(2**63)
-"""The place in time of rows before a part's first event."""
 
 _WRONG_ROWS: Final = 100  # so many bad rows at the start mean that the layout is wrong, not the rows
 _PEEK_BYTES: Final = 64 << 10
@@ -195,7 +194,13 @@ class PartReader:
         # Rows that are bad one and all from the start on are a wrong layout: until that is decided nothing is given.
         held: list[Rows] = []
         undecided: list[BadRow] | None = []
-        for block in read_blocks(self.part, self._source, block_bytes=block_bytes):
+        parquet = self.part.format is Format.PARQUET
+        blocks = (
+            read_parquet(self.part, self._source)
+            if parquet
+            else read_text(self.part, self._source, block_bytes=block_bytes)
+        )
+        for block in blocks:
             rows = self._converter.convert(block)
             self._counts.rows_read += rows.rows
             self._counts.rows_rejected += len(rows.bad)
@@ -225,7 +230,7 @@ class PartReader:
         )
 
     def _chunk(self, rows: Rows) -> Chunk:
-        key = np.maximum.accumulate(np.concatenate(([self._latest], rows.order())))[1:]
+        key = np.maximum.accumulate(np.concatenate(([self._latest], rows.order)))[1:]
         self._latest = int(key[-1])
         first_row = self.rows
         self.rows += rows.rows

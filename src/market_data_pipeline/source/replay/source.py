@@ -17,11 +17,11 @@ from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
 from market_data_core.errors import ConfigurationError, MarketDataError
 from market_data_core.protocols import Mark
 from market_data_core.schemas import Origin
-from market_data_pipeline.source.replay.events import InstrumentTable
+from market_data_pipeline.source.replay.events import NO_TIME, InstrumentTable
 from market_data_pipeline.source.replay.files import Part, detected, expand, find_parts
 from market_data_pipeline.source.replay.layout import Layout, load_layout
 from market_data_pipeline.source.replay.merge import Item, Merge
-from market_data_pipeline.source.replay.reader import NO_TIME, Counts, first_time
+from market_data_pipeline.source.replay.reader import Counts, first_time
 
 _PULL: Final = 8  # how many batches the reading thread hands over at once
 _PACED_S: Final = 0.05  # how much paced time goes into one batch at most

@@ -1,0 +1,151 @@
+"""Replay jobs: handed over through the state file, so that one writer does them whoever asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from market_data_core.clock import Clock
+from market_data_core.errors import MarketDataError
+from market_data_pipeline.engine import Engine
+from market_data_pipeline.source.replay import ReplaySource
+from market_data_store.state import Job, State
+
+LOG = logging.getLogger(__name__)
+REPLAY = "replay"
+_POLL_S = 0.2
+
+
+class ReplayJobs:
+    """Does replay jobs, one after the other.
+
+    Args:
+        state: Where jobs and finished ingests are kept.
+        engine: Open.
+        owner: Who works on them; names this process.
+        clock: For heartbeats.
+    """
+
+    def __init__(self, state: State, engine: Engine, *, owner: str, clock: Clock) -> None:
+        self._state = state
+        self._engine = engine
+        self._owner = owner
+        self._clock = clock
+        self.recent: list[dict[str, Any]] = []
+        """The newest jobs as people see them, newest first."""
+
+    async def run(self) -> None:
+        """Do jobs for ever as they come in."""
+        while True:
+            try:
+                job = await asyncio.to_thread(self._state.claim_job, self._owner, self._clock.now_ns())
+                self.recent = await asyncio.to_thread(self._look)
+                if job is not None:
+                    await self.do(job)
+                    continue
+            except MarketDataError as exc:
+                LOG.warning("jobs cannot be looked at now, tried again: %s", exc)
+            await asyncio.sleep(_POLL_S)
+
+    def _look(self) -> list[dict[str, Any]]:
+        return [shown(job) for job in self._state.list_jobs(limit=20)]
+
+    async def do(self, job: Job) -> None:
+        """Do one claimed job to its end; a failure is its result, not ours."""
+        now_ns = self._clock.now_ns
+        try:
+            result = await self._replay(job)
+        except (MarketDataError, OSError) as exc:
+            LOG.warning("replay job %s failed: %s", job.id, exc)
+            await asyncio.to_thread(
+                self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), error=str(exc)
+            )
+        except asyncio.CancelledError:
+            # The service stops; what was taken in is in the log, and whoever runs next goes on from there.
+            self._state.release_jobs(self._owner, now_ns())
+            raise
+        else:
+            await asyncio.to_thread(
+                self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), result=result
+            )
+
+    async def _replay(self, job: Job) -> dict[str, Any]:
+        source = replay_source(job.params, self._state)
+        plan = await asyncio.to_thread(source.plan)
+        status = self._engine.add(source)
+        done = asyncio.ensure_future(self._engine.capture.wait(source.name))
+        while not done.done():
+            await asyncio.wait({done}, timeout=0.5)
+            current = await asyncio.to_thread(self._report, job, source, status)
+            if current.cancel_requested:
+                await asyncio.to_thread(self._engine.capture.remove, source.name)
+                raise MarketDataError("cancelled")
+        end = self._engine.log.end
+        if status.state == "failed":
+            raise MarketDataError(status.problem)
+        while not await asyncio.to_thread(self._engine.wait_stored, end, 0.5):
+            await asyncio.to_thread(self._report, job, source, status)
+            if self._engine.problem:
+                raise MarketDataError(self._engine.problem)
+        return await asyncio.to_thread(self._register, source, plan, status.events)
+
+    def _report(self, job: Job, source: ReplaySource, status: Any) -> Job:
+        committed = self._engine.consumers().committed
+        waiting = max(status.end - committed, 0)
+        progress = {**asdict(source.progress), "appended": status.events, "to_store": waiting}
+        current = self._state.update_job(job.id, progress, owner=self._owner, now_ns=self._clock.now_ns())
+        self.recent = self._look()
+        return current
+
+    def _register(self, source: ReplaySource, plan: Any, appended: int) -> dict[str, Any]:
+        progress = source.progress
+        offsets = self._engine.resume_offsets()
+        new = 0
+        for path, _, source_id, _ in plan:
+            if not self._state.ingest_done(source_id):
+                new += 1
+                # The mark that ends a file counts as one event of its sequence.
+                rows = max(offsets.get(source_id, 1) - 1, 0)
+                self._state.register_ingest(source_id, str(path), rows, 0, self._clock.now_ns())
+        return {
+            "files": progress.files_total,
+            "files_new": new,
+            "files_empty": progress.files_empty,
+            "events": appended,
+            "rejected": progress.rows_rejected,
+        }
+
+
+def replay_source(params: Mapping[str, Any], state: State) -> ReplaySource:
+    """Make the source of a replay job.
+
+    Raises:
+        ConfigurationError: Nothing to replay there, or a layout that is not known.
+    """
+    return ReplaySource(
+        [Path(p) for p in params["paths"]],
+        params.get("layout"),
+        symbols=params.get("symbols"),
+        speed=float(params.get("speed", 0.0)),
+        done=[ingest.source_id for ingest in state.list_ingests()],
+    )
+
+
+def shown(job: Job) -> dict[str, Any]:
+    """Return a job as people see it."""
+    progress = job.progress
+    total, read = progress.get("bytes_total") or 0, progress.get("bytes_read") or 0
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "state": str(job.state),
+        "rows": progress.get("appended", 0),
+        "rejected": progress.get("rows_rejected", 0),
+        "fraction": 1.0 if job.state == "done" else (read / total if total else 0.0),
+        "detail": ", ".join(str(p) for p in job.params.get("paths", ())),
+        "error": job.error,
+    }

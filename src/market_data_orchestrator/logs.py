@@ -1,0 +1,55 @@
+"""Structured logs, as JSON lines or as text."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import sys
+from typing import Any, Literal
+
+import orjson
+
+from market_data_core.web import request_id
+
+_OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``timestamp, level, logger, message, extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line."""
+        extra: dict[str, Any] = {k: v for k, v in record.__dict__.items() if k not in _OWN}
+        if asked := request_id():
+            extra["request_id"] = asked
+        if record.exc_info:
+            extra["exception"] = self.formatException(record.exc_info)
+        line = {
+            "timestamp": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "extra": extra,
+        }
+        return orjson.dumps(line, default=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """``2025-10-17 14:30:00 [INFO] logger: message``, in UTC."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s [%(levelname)s] %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  logging's name
+        """Return the record's time in UTC."""
+        moment = dt.datetime.fromtimestamp(record.created, dt.UTC)
+        return moment.strftime(datefmt or "%Y-%m-%d %H:%M:%S")
+
+
+def configure_logging(level: str, format_: Literal["json", "text"]) -> None:
+    """Send all logs to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)

@@ -1,0 +1,203 @@
+"""The service: the data path with its state and jobs, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from market_data_core import disk, plugins
+from market_data_core.clock import Clock, SystemClock
+from market_data_core.errors import ConfigurationError, MarketDataError
+from market_data_core.protocols import BatchSource
+from market_data_orchestrator.jobs import ReplayJobs
+from market_data_orchestrator.settings import OrchestratorSettings
+from market_data_orchestrator.symbols import SymbolBoard
+from market_data_pipeline.capture import SourceStatus
+from market_data_pipeline.consumers import ConsumerSettings
+from market_data_pipeline.engine import Engine, EngineSettings
+from market_data_pipeline.log import LogSettings
+from market_data_pipeline.pipelines import BarsConfig
+from market_data_store.state import State
+
+LOG = logging.getLogger(__name__)
+STATE_FILE = "state.db"
+
+
+def engine_settings(settings: OrchestratorSettings, *, consumers: str | None = None) -> EngineSettings:
+    """Return the data path's settings for the service's."""
+    if settings.log_url and "://" in settings.log_url and not settings.log_url.startswith("file://"):
+        raise ConfigurationError(f"ORCH_LOG_URL: {settings.log_url} is not a folder; the log is kept in files")
+    lateness_ns = int(settings.bars_lateness * 1_000_000_000)
+    return EngineSettings(
+        data_dir=settings.data_path,
+        log_folder=Path(settings.log_url.removeprefix("file://")) if settings.log_url else None,
+        store_root=settings.store_root,
+        tenant=settings.tenant_id,
+        bars=tuple(BarsConfig(interval=i, allowed_lateness_ns=lateness_ns) for i in settings.bars),
+        consumers="thread" if (consumers or settings.workers) == "thread" else "process",
+        log=LogSettings(
+            fsync=settings.log_fsync,
+            retention_s=settings.log_retention,
+            max_bytes=settings.log_max_bytes,
+            reserve_bytes=settings.log_reserve_bytes,
+        ),
+        commit=ConsumerSettings(),
+        maintenance_s=settings.maintenance_sec,
+    )
+
+
+def make_source(settings: OrchestratorSettings) -> BatchSource:
+    """Make the configured provider's source.
+
+    Raises:
+        RegistryError: There is no such provider.
+        ConfigurationError: It does not take what it is given.
+    """
+    made = plugins.load(plugins.PROVIDERS, settings.provider)
+    arguments: dict[str, Any] = {"symbols": settings.symbols} if settings.symbols else {}
+    if settings.provider == "synthetic":
+        arguments["rate"] = settings.provider_rate
+    source = made(**arguments)
+    if not isinstance(source, BatchSource):
+        raise ConfigurationError(f"provider {settings.provider!r} gives no batches of events")
+    return source
+
+
+class Service:
+    """What one orchestrator runs.
+
+    Args:
+        settings: How.
+        clock: Where time comes from.
+    """
+
+    def __init__(self, settings: OrchestratorSettings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.started_s = time.time()
+        self.phase = "starting"
+        self.problem = ""
+        self.board = SymbolBoard()
+        self.source: SourceStatus | None = None
+        self.provider_symbols = 0
+        self.engine: Engine | None = None
+        self.state: State | None = None
+        self.jobs: ReplayJobs | None = None
+        self._over = asyncio.Event()
+        self.ended = asyncio.Event()
+        """Set once everything is stored and released, or the start has failed."""
+        self._open_gaps: dict[tuple[str, str], int] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the data path in the background: health answers at once, and says when it is ready.
+
+        Leaving stops intake, stores what was received for at most ``DRAIN_SEC``, and releases everything.
+        """
+        task = asyncio.create_task(self._run(), name="service")
+        try:
+            yield
+        finally:
+            self._over.set()
+            await task
+
+    def stop(self) -> None:
+        """Ask for the end; `running` then drains."""
+        self._over.set()
+
+    async def _run(self) -> None:
+        try:
+            await self._run_parts()
+        finally:
+            self.ended.set()
+
+    async def _run_parts(self) -> None:
+        async with AsyncExitStack() as stack:
+            try:
+                await self._start(stack)
+            except (MarketDataError, OSError) as exc:
+                self.phase, self.problem = "failed", str(exc)
+                LOG.error("the service cannot start: %s", exc)
+                return
+            self.phase = "running"
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._watch_symbols(), name="symbol-board"),
+                    group.create_task(self._run_jobs(), name="replay-jobs"),
+                ]
+                await self._over.wait()
+                self.phase = "stopping"
+                for task in tasks:
+                    task.cancel()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        data_dir = self.settings.data_path
+        await asyncio.to_thread(disk.make_dirs, data_dir)
+        source = make_source(self.settings)
+        engine = Engine(engine_settings(self.settings), clock=self.clock, gap=self._gap)
+        await asyncio.to_thread(engine.open)
+        self.engine = engine
+        stack.push_async_callback(self._close_engine)
+        self.state = State(data_dir / STATE_FILE)
+        stack.callback(self.state.close)
+        self.jobs = ReplayJobs(self.state, engine, owner=f"{self.settings.node_id}:{id(self)}", clock=self.clock)
+        self._note_restart(engine)
+        engine.log.control("session", {"node": self.settings.node_id, "provider": self.settings.provider})
+        self.provider_symbols = len(getattr(source, "symbols", ()))
+        self.source = engine.add(source)
+
+    async def _close_engine(self) -> None:
+        if self.engine is None:
+            return
+        late = await asyncio.to_thread(self.engine.close, self.settings.drain_sec)
+        if late:
+            LOG.warning("not everything was stored in time by %s; it is in the log", ", ".join(late))
+        self.phase = "stopped"
+
+    def _note_restart(self, engine: Engine) -> None:
+        # What a live provider sent while nobody listened is missing, and that is worth a row of its own.
+        last_ns = engine.log.recovered.ts_last
+        if last_ns and self.state is not None:
+            self.state.open_gap(
+                self.settings.provider,
+                "*",
+                "*",
+                last_ns,
+                to_ns=max(self.clock.now_ns(), last_ns),
+                cause="restart",
+                detail="nothing was running",
+            )
+
+    def _gap(self, source: str, cause: str, begins: bool) -> None:  # noqa: FBT001  a callback's claim
+        # Called by the capture thread; SQLite answers in well under a millisecond and such moments are rare.
+        if self.state is None:
+            return
+        key = (source, cause)
+        try:
+            if begins and key not in self._open_gaps:
+                gap = self.state.open_gap(source, "*", "*", self.clock.now_ns(), cause=cause)
+                self._open_gaps[key] = gap.id
+            elif not begins and key in self._open_gaps:
+                self.state.close_gap(self._open_gaps.pop(key), to_ns=self.clock.now_ns())
+        except MarketDataError as exc:
+            LOG.error("a gap of %s (%s) could not be recorded: %s", source, cause, exc)
+
+    async def _watch_symbols(self) -> None:
+        if self.engine is None:
+            return
+        tap = self.engine.taps.open()
+        try:
+            while True:
+                await asyncio.sleep(0.25)
+                self.board.take(*tap.take())
+        finally:
+            self.engine.taps.close(tap)
+
+    async def _run_jobs(self) -> None:
+        if self.jobs is not None:
+            await self.jobs.run()

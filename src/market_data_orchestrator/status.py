@@ -1,0 +1,270 @@
+"""What the service says of itself: health with causes, the ledger, and everything people look at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from market_data_core import __version__
+from market_data_core.telemetry import HealthComponent, HealthState, HealthStatus, Probe
+from market_data_orchestrator.service import Service
+
+SERVICE = "orchestrator"
+SHOWN_SYMBOLS = 500
+_CAUSES = ("absorbed", "filtered", "duplicate", "late", "suppressed", "quarantined", "failed", "in_flight")
+_STATE_ORDER: dict[HealthState, int] = {"healthy": 0, "degraded": 1, "unhealthy": 2}
+
+
+class StatusAggregator:
+    """Gathers what the parts say; what it gathered is good for a moment, however many ask.
+
+    Args:
+        service: Of whom.
+        fresh_s: How long an answer may be given again.
+        stale_s: A live provider that gives nothing for so long is called stale.
+    """
+
+    def __init__(self, service: Service, *, fresh_s: float = 0.2, stale_s: float = 10.0) -> None:
+        self._service = service
+        self._fresh_s = fresh_s
+        self._stale_s = stale_s
+        self._made_at = float("-inf")
+        self._status: dict[str, Any] = {}
+        self._health = HealthStatus(service=SERVICE, state="degraded", version=__version__, ts=time.time())
+        self._rates: dict[str, tuple[float, int, float]] = {}
+        self._since: dict[str, float] = {}
+        self.ws_clients = 0
+
+    def status(self) -> dict[str, Any]:
+        """Return everything, as plain values."""
+        self._refresh()
+        return self._status
+
+    def health(self) -> HealthStatus:
+        """Return how the service and each of its components is, with the cause where it is not well."""
+        self._refresh()
+        return self._health
+
+    def ready(self) -> list[Probe]:
+        """Return what must hold before others rely on the service."""
+        self._refresh()
+        return [
+            Probe(
+                probe_type="readiness",
+                passed=c.state != "unhealthy" and not (c.name == "runtime" and self._service.phase != "running"),
+                message=f"{c.name}: {c.detail or c.state}",
+            )
+            for c in self._health.components
+        ]
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now - self._made_at < self._fresh_s:
+            return
+        self._made_at = now
+        engine = self._service.engine
+        parts = engine.status() if engine is not None and hasattr(engine, "capture") else {}
+        consumers = [self._consumer(n, c, parts) for n, c in parts.get("consumers", {}).items()]
+        components = self._components(parts, consumers)
+        worst = max((c.state for c in components), key=_STATE_ORDER.__getitem__)
+        self._health = HealthStatus(
+            service=SERVICE, state=worst, components=components, version=__version__, ts=time.time()
+        )
+        self._status = self._assemble(parts, consumers)
+
+    def _assemble(self, parts: Mapping[str, Any], consumers: list[dict[str, Any]]) -> dict[str, Any]:
+        service, settings = self._service, self._service.settings
+        sources = [self._source(s) for s in parts.get("sources", {}).values()]
+        store = parts.get("store", {})
+        now = time.time()
+        return {
+            "service": "market-data-orchestrator",
+            "running": service.phase == "running",
+            "paused": False,
+            "runtime": {"state": service.phase, "mode": settings.runtime_mode, "problem": service.problem},
+            "feedback": "connected" if settings.feedback_enabled else "disabled",
+            "version": __version__,
+            "node": settings.node_id,
+            "region": settings.region,
+            "cluster": settings.cluster_id,
+            "ts": now,
+            "uptime_s": now - service.started_s,
+            "health": self._health.model_dump(),
+            "provider": next((s for s in sources if s["name"] == settings.provider), None)
+            or {"name": settings.provider, "state": "pending", "symbols": service.provider_symbols},
+            "sources": sources,
+            "log": parts.get("log", {}),
+            "store": {
+                "url": settings.store_root,
+                "tenant": settings.tenant_id,
+                "tables": store.get("tables", {}),
+                "commit_age_s": min((c["commit_age_s"] for c in consumers if c["commits"]), default=None),
+                "problem": store.get("problem", ""),
+                "repairs": store.get("repairs", []),
+                "maintenance": store.get("maintenance", {}),
+            },
+            "consumers": consumers,
+            "ledger": ledger_of(consumers),
+            "attention": self._attention(),
+            "symbols": service.board.rows(service.clock.now_ns(), SHOWN_SYMBOLS),
+            "jobs": self._jobs(),
+            "ws_clients": self.ws_clients,
+            "control": {"available": False},
+        }
+
+    def _source(self, source: Mapping[str, Any]) -> dict[str, Any]:
+        now_ns = self._service.clock.now_ns()
+        return {
+            **source,
+            "symbols": self._service.provider_symbols if source["name"] == self._service.settings.provider else None,
+            "rate_events_s": self._rate(f"source {source['name']}", source["events"]),
+            "age_s": (now_ns - source["ts_recv"]) / 1e9 if source["ts_recv"] else None,
+        }
+
+    def _consumer(self, name: str, consumer: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+        nodes = [{"name": n, **counts, "unaccounted": _unaccounted(counts)} for n, counts in consumer["ledger"].items()]
+        received = nodes[0]["received"] if nodes else 0
+        return {
+            **{k: v for k, v in consumer.items() if k != "ledger"},
+            "name": name,
+            "lag_events": max(parts["log"]["end"] - consumer["committed"], 0),
+            "commit_age_s": time.time() - consumer["ts_committed"] if consumer["ts_committed"] else None,
+            "rate_events_s": self._rate(f"consumer {name}", received),
+            "unaccounted": sum(abs(n["unaccounted"]) for n in nodes) + _lost_between(nodes),
+            "nodes": nodes,
+        }
+
+    def _rate(self, key: str, total: int) -> float:
+        # Over at least a second, so that commits once a second do not look like bursts and pauses.
+        now = time.monotonic()
+        at, before, rate = self._rates.get(key, (now, total, 0.0))
+        if now - at >= 1.0:
+            rate = max(total - before, 0) / (now - at)
+            self._rates[key] = (now, total, rate)
+        elif key not in self._rates:
+            self._rates[key] = (now, total, 0.0)
+        return rate
+
+    def _components(self, parts: Mapping[str, Any], consumers: list[dict[str, Any]]) -> list[HealthComponent]:
+        return [
+            self._provider(parts),
+            self._runtime(consumers),
+            HealthComponent(name="websocket", state="healthy", detail=f"{self.ws_clients} clients"),
+            HealthComponent(
+                name="feedback_bus",
+                state="healthy",
+                detail="in-process" if self._service.settings.feedback_enabled else "disabled",
+            ),
+            _store(consumers, parts.get("store", {})),
+            _log(parts.get("log")),
+        ]
+
+    def _provider(self, parts: Mapping[str, Any]) -> HealthComponent:
+        name = self._service.settings.provider
+        source = parts.get("sources", {}).get(name)
+        if source is None or source["state"] == "pending":
+            return _component("provider", "degraded", f"{name}: no event yet")
+        age_s = (self._service.clock.now_ns() - source["ts_recv"]) / 1e9
+        if source["state"] == "failed":
+            return _component("provider", "unhealthy", f"{name}: {source['problem']}")
+        if source["state"] == "waiting":
+            return _component("provider", "degraded", f"{name} is not taken from: {source['problem']}")
+        if source["state"] == "live" and age_s > self._stale_s:
+            return _component("provider", "degraded", f"{name}: no event for {age_s:.0f} s")
+        return _component("provider", "healthy", f"{name} {source['state']}")
+
+    def _runtime(self, consumers: list[dict[str, Any]]) -> HealthComponent:
+        service = self._service
+        if service.phase == "failed":
+            return _component("runtime", "unhealthy", service.problem)
+        if service.phase != "running":
+            return _component("runtime", "degraded", service.phase)
+        if service.engine is not None and service.engine.problem:
+            return _component("runtime", "unhealthy", service.engine.problem)
+        if not consumers:
+            return _component("runtime", "degraded", "starting")
+        for consumer in consumers:
+            if consumer["unaccounted"]:
+                return _component(
+                    "runtime", "degraded", f"{consumer['unaccounted']} events unaccounted for in {consumer['name']}"
+                )
+        slow = [c for c in consumers if c["state"] in ("starting", "recovering")]
+        if slow:
+            return _component("runtime", "degraded", f"recovering: {slow[0]['name']} has {slow[0]['lag_events']} to go")
+        return _component("runtime", "healthy", "running")
+
+    def _attention(self) -> list[dict[str, Any]]:
+        wrong = [c for c in self._health.components if c.state != "healthy"]
+        names = {c.name for c in wrong}
+        self._since = {n: at for n, at in self._since.items() if n in names}
+        found = [
+            {
+                "severity": "bad" if c.state == "unhealthy" else "warn",
+                "what": c.detail or c.state,
+                "since_ts": self._since.setdefault(c.name, time.time()),
+                "limit": None,
+                "component": c.name,
+            }
+            for c in wrong
+        ]
+        return sorted(found, key=lambda a: (a["severity"] != "bad", a["since_ts"]))
+
+    def _jobs(self) -> list[dict[str, Any]]:
+        # Read by the service's own task, never here: this runs on the event loop.
+        return self._service.jobs.recent if self._service.jobs is not None else []
+
+
+def _component(name: str, state: HealthState, detail: str) -> HealthComponent:
+    # The text stands in both places, because published clients look in either.
+    return HealthComponent(name=name, state=state, detail=detail, details={"message": detail})
+
+
+def _store(consumers: list[dict[str, Any]], store: Mapping[str, Any]) -> HealthComponent:
+    for consumer in consumers:
+        if consumer["problem"]:
+            state: HealthState = "unhealthy" if consumer["state"] == "conflict" else "degraded"
+            return _component("store", state, f"{consumer['name']}: {consumer['problem']}")
+    if store.get("problem"):
+        return _component("store", "degraded", str(store["problem"]))
+    return _component("store", "healthy", "committing")
+
+
+def _log(log: Mapping[str, Any] | None) -> HealthComponent:
+    if log is None:
+        return _component("log", "degraded", "not open yet")
+    if log["problem"]:
+        return _component("log", "degraded", str(log["problem"]))
+    return _component("log", "healthy", "durable")
+
+
+def _unaccounted(counts: Mapping[str, int]) -> int:
+    return counts["received"] - counts["passed"] - sum(counts[c] for c in _CAUSES)
+
+
+def _lost_between(nodes: list[dict[str, Any]]) -> int:
+    return sum(
+        abs(a["passed"] + a["emitted"] - b["received"]) for a, b in zip(nodes, nodes[1:], strict=False)
+    )
+
+
+def ledger_of(consumers: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the accounts of what was received: those of the consumer that stores it as it came.
+
+    ``received = stored + absorbed + ... + in_flight``; `queued` is logged and not yet read by that consumer.
+    ``unaccounted`` is over all consumers.
+    """
+    raw = next((c for c in consumers if c["name"] == "raw"), None)
+    if raw is None or not raw["nodes"]:
+        return {}
+    first, last = raw["nodes"][0], raw["nodes"][-1]
+    totals = {cause: sum(node[cause] for node in raw["nodes"]) for cause in _CAUSES}
+    # Quarantined events are stored too, as rows of their own table; they count once, as quarantined.
+    quarantined = sum(node["quarantined"] for node in raw["nodes"])
+    return {
+        "received": first["received"],
+        "stored": last["passed"] - quarantined,
+        **totals,
+        "queued": raw["lag_events"],
+        "unaccounted": sum(c["unaccounted"] for c in consumers),
+    }

@@ -1,0 +1,185 @@
+"""Bars in the making: what has to be known of each window to go on adding events to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from market_data_pipeline.operators import exact
+from market_data_pipeline.operators.exact import Exact
+from market_data_pipeline.operators.streams import Ints, segment_starts
+from market_data_pipeline.operators.windows import Windows
+
+Floats = npt.NDArray[np.float64]
+_SUMS = ("volume", "value")
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Prices and sizes of some events, one row each."""
+
+    stream: Ints
+    ts: Ints
+    seq: Ints
+    price: Floats
+    size: Floats
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def take(self, rows: npt.NDArray[Any]) -> Events:
+        """Return some rows, by place or by mask."""
+        return Events(self.stream[rows], self.ts[rows], self.seq[rows], self.price[rows], self.size[rows])
+
+
+@dataclass(slots=True)
+class Partials:
+    """Windows that have events, one row each, ascending (stream, start).
+
+    `volume` counts steps of size; `value` adds up price times size, in steps of both.
+    """
+
+    stream: Ints
+    start: Ints
+    open: Floats
+    open_ts: Ints
+    open_seq: Ints
+    high: Floats
+    low: Floats
+    close: Floats
+    close_ts: Ints
+    close_seq: Ints
+    volume: Exact
+    value: Exact
+    count: Ints
+
+    @classmethod
+    def empty(cls) -> Partials:
+        """Return no windows."""
+        i, f = np.empty(0, np.int64), np.empty(0)
+        return cls(i, i, f, i, i, f, f, f, i, i, i, i, i)
+
+    @classmethod
+    def of(cls, events: Events, windows: Windows, price_scale: Floats, size_scale: Floats) -> Partials:
+        """Return the windows of some events.
+
+        Args:
+            events: At least one, ascending (stream, ts, seq).
+            windows: Where they belong.
+            price_scale: Steps per unit of price, by stream.
+            size_scale: Steps per unit of size, by stream.
+        """
+        at = segment_starts(events.stream)
+        last = np.append(at[1:], len(events)) - 1
+        starts = windows.starts(events.ts[at])
+        if not np.array_equal(starts, windows.starts(events.ts[last])):
+            starts = windows.starts(events.ts)
+            at = segment_starts(events.stream, starts)
+            last = np.append(at[1:], len(events)) - 1
+            starts = starts[at]
+        streams = events.stream[at]
+        prices = exact.in_steps(events.price, _scale_of(price_scale, events.stream, streams))
+        sizes = exact.in_steps(events.size, _scale_of(size_scale, events.stream, streams))
+        return cls(
+            streams,
+            starts,
+            events.price[at],
+            events.ts[at],
+            events.seq[at],
+            np.maximum.reduceat(events.price, at),
+            np.minimum.reduceat(events.price, at),
+            events.price[last],
+            events.ts[last],
+            events.seq[last],
+            exact.sum_groups(sizes, at),
+            exact.sum_products(prices, sizes, at),
+            last - at + 1,
+        )
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def take(self, rows: npt.NDArray[Any]) -> Partials:
+        """Return some windows, by place or by mask."""
+        return Partials(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def merged(self, other: Partials) -> Partials:
+        """Return the windows of both as one; neither may be used afterwards."""
+        if not len(self):
+            return other
+        if not len(other):
+            return self
+        mine, theirs = self._keys(), other._keys()
+        place = np.minimum(np.searchsorted(mine, theirs), len(mine) - 1)
+        shared = mine[place] == theirs
+        if shared.all():
+            self._add(place, other)
+            return self
+        if shared.any():
+            self._add(place[shared], other.take(shared))
+            other, theirs = other.take(~shared), theirs[~shared]
+        both = Partials(*(_joined(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+        return both.take(np.argsort(np.concatenate([mine, theirs]), kind="stable"))
+
+    def _keys(self) -> Ints:
+        # One integer that orders as (stream, start) do: windows start at whole seconds, and all seconds that int64
+        # nanoseconds can name fit in 35 bits.
+        return (self.stream << 36) + self.start // _SECOND_NS
+
+    def _add(self, rows: Ints, other: Partials) -> None:
+        first = _precedes(other.open_ts, other.open_seq, self.open_ts[rows], self.open_seq[rows])
+        at = rows[first]
+        self.open[at], self.open_ts[at], self.open_seq[at] = (
+            other.open[first],
+            other.open_ts[first],
+            other.open_seq[first],
+        )
+        last = _precedes(self.close_ts[rows], self.close_seq[rows], other.close_ts, other.close_seq)
+        at = rows[last]
+        self.close[at], self.close_ts[at], self.close_seq[at] = (
+            other.close[last],
+            other.close_ts[last],
+            other.close_seq[last],
+        )
+        self.high[rows] = np.maximum(self.high[rows], other.high)
+        self.low[rows] = np.minimum(self.low[rows], other.low)
+        self.volume = exact.add_at(self.volume, rows, other.volume)
+        self.value = exact.add_at(self.value, rows, other.value)
+        self.count[rows] += other.count
+
+    def snapshot(self) -> dict[str, list[Any]]:
+        """Return all columns as plain values; sums may be integers of any size."""
+        return {f.name: getattr(self, f.name).tolist() for f in fields(self)}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, list[Any]]) -> Partials:
+        """Return the windows of which `snapshot` gave the state."""
+        empty = cls.empty()
+        return cls(
+            *(
+                exact.restored(state[f.name])
+                if f.name in _SUMS
+                else np.array(state[f.name], getattr(empty, f.name).dtype)
+                for f in fields(cls)
+            )
+        )
+
+
+def _precedes(ts: Ints, seq: Ints, other_ts: Ints, other_seq: Ints) -> npt.NDArray[np.bool_]:
+    earlier: npt.NDArray[np.bool_] = (ts < other_ts) | ((ts == other_ts) & (seq < other_seq))
+    return earlier
+
+
+def _joined(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return exact.joined(a, b) if name in _SUMS else np.concatenate([a, b])
+
+
+def _scale_of(scale: Floats, stream: Ints, streams: Ints) -> Floats | float:
+    # Most often all instruments count in the same steps, and one number will do.
+    each = scale[streams]
+    return float(each[0]) if (each == each[0]).all() else scale[stream]

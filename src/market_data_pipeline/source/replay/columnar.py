@@ -1,0 +1,95 @@
+"""Parquet files in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from market_data_core.errors import SourceError
+from market_data_pipeline.source.replay.blocks import Block
+from market_data_pipeline.source.replay.files import Part, PartBytes
+from market_data_pipeline.source.replay.parsers import RAW_CHARS, locate, types_of
+
+_PARQUET_ROWS: Final = 65_536
+
+
+def read_parquet(part: Part, source: PartBytes) -> Iterator[Block]:
+    """Give the rows of a Parquet file in blocks, from its start.
+
+    Raises:
+        SourceError: The file is damaged or has other columns than its layout says.
+    """
+    handle = source.seekable()
+    first = 1
+    with _parquet_errors(part):
+        file = pq.ParquetFile(handle)
+        names = file.schema_arrow.names
+    located = locate(part, names)
+    wanted = list(dict.fromkeys(names[i] for i in located.values()))
+    batches = file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted, use_threads=False)
+    while True:
+        with _parquet_errors(part):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        table = _cast(part, batch, {ours: names[i] for ours, i in located.items()})
+        describe = _parquet_row(table, first)
+        yield Block(rows=batch.num_rows, table=table, places=np.arange(batch.num_rows), bad=(), describe=describe)
+        first += batch.num_rows
+
+
+@contextmanager
+def _parquet_errors(part: Part) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as exc:
+        raise SourceError(f"{part.place} cannot be read as Parquet: {exc}") from exc
+
+
+def _parquet_row(table: pa.Table, first: int) -> Callable[[int], tuple[int, str]]:
+    return lambda row: (first + row, str(table.slice(row, 1).to_pylist()[0])[:RAW_CHARS])
+
+
+# A Parquet file has its types once for all, so a wrong one is the file's fault and not a row's.
+def _cast(part: Part, batch: pa.RecordBatch, columns: Mapping[str, str]) -> pa.Table:
+    arrays = {}
+    for ours, type_ in types_of(part.layout).items():
+        if ours not in columns:
+            continue
+        array = batch.column(columns[ours])
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        known = array.type
+        if ours == "time" and pa.types.is_timestamp(known):
+            if known.tz is None:
+                raise SourceError(f"{part.place}: column {columns[ours]} holds times without a zone")
+            if known.unit != part.layout.time.unit.value:
+                raise SourceError(
+                    f"{part.place}: column {columns[ours]} holds {known}; layout {part.layout.name} says "
+                    f"{part.layout.time.unit}"
+                )
+            array = array.cast(pa.int64())
+        elif not _takes(known, type_):
+            raise SourceError(
+                f"{part.place}: column {columns[ours]} is {known}; layout {part.layout.name} expects {type_}"
+            )
+        try:
+            arrays[ours] = array.cast(type_, safe=not pa.types.is_float64(type_))
+        except pa.ArrowInvalid as exc:
+            raise SourceError(f"{part.place}: column {columns[ours]} does not fit {type_}: {exc}") from exc
+    return pa.table(arrays)
+
+
+def _takes(known: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_null(known):
+        return True
+    if pa.types.is_float64(wanted):
+        return bool(pa.types.is_integer(known) or pa.types.is_floating(known) or pa.types.is_decimal(known))
+    if pa.types.is_int64(wanted):
+        return bool(pa.types.is_integer(known) or pa.types.is_boolean(known))
+    return known in (pa.string(), pa.large_string(), pa.string_view())
