@@ -38,7 +38,9 @@ class StatusFeed:
 
     def encode(self) -> str:
         """Return the message as of now."""
-        return orjson.dumps({"type": "status", "data": self._status.status()}, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+        return orjson.dumps(
+            {"type": "status", "data": self._status.status()}, option=orjson.OPT_SERIALIZE_NUMPY
+        ).decode()
 
     async def run(self) -> None:
         """Make a message every interval while somebody listens."""

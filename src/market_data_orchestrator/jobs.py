@@ -61,17 +61,13 @@ class ReplayJobs:
             result = await self._replay(job)
         except (MarketDataError, OSError) as exc:
             LOG.warning("replay job %s failed: %s", job.id, exc)
-            await asyncio.to_thread(
-                self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), error=str(exc)
-            )
+            await asyncio.to_thread(self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), error=str(exc))
         except asyncio.CancelledError:
             # The service stops; what was taken in is in the log, and whoever runs next goes on from there.
             self._state.release_jobs(self._owner, now_ns())
             raise
         else:
-            await asyncio.to_thread(
-                self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), result=result
-            )
+            await asyncio.to_thread(self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), result=result)
 
     async def _replay(self, job: Job) -> dict[str, Any]:
         source = replay_source(job.params, self._state)
@@ -104,18 +100,20 @@ class ReplayJobs:
     def _register(self, source: ReplaySource, plan: Any, appended: int) -> dict[str, Any]:
         progress = source.progress
         offsets = self._engine.resume_offsets()
-        new = 0
+        new = stored = 0
         for path, _, source_id, _ in plan:
             if not self._state.ingest_done(source_id):
                 new += 1
                 # The mark that ends a file counts as one event of its sequence.
                 rows = max(offsets.get(source_id, 1) - 1, 0)
+                stored += rows
                 self._state.register_ingest(source_id, str(path), rows, 0, self._clock.now_ns())
         return {
             "files": progress.files_total,
             "files_new": new,
             "files_empty": progress.files_empty,
-            "events": appended,
+            "events": stored,
+            "events_appended": appended,
             "rejected": progress.rows_rejected,
         }
 

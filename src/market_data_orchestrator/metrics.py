@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -36,7 +37,7 @@ class ServiceMetrics(Collector):
         """Give all families with their figures of now."""
         yield from self._families(self._status.status())
 
-    def _families(self, status: dict[str, object]) -> Iterator[Metric]:
+    def _families(self, status: dict[str, Any]) -> Iterator[Metric]:
         values = _Values(status)
         yield _gauge("orchestrator_status", "2 healthy, 1 degraded, 0 unhealthy", values.health())
         yield _gauge("orchestrator_ws_clients", "WebSocket clients connected", values.number("ws_clients"))
@@ -44,52 +45,53 @@ class ServiceMetrics(Collector):
             "provider_connection_status", "1 while the provider delivers", float(values.provider_state() == "live")
         )
         events = CounterMetricFamily("pipeline_events", "Events appended to the log")
-        events.add_metric([], sum(s["events"] for s in values.list("sources")))
+        events.add_metric([], sum(s["events"] for s in values.rows("sources")))
         yield events
-        refused = CounterMetricFamily("mds_log_refused_events", "Live events for which the log had no room", labels=["source"])
+        refused = CounterMetricFamily(
+            "mds_log_refused_events", "Live events for which the log had no room", labels=["source"]
+        )
         rate = GaugeMetricFamily("mds_source_rate_ratio", "How fast a source may go, 0 to 1", labels=["source"])
-        for source in values.list("sources"):
+        for source in values.rows("sources"):
             refused.add_metric([source["name"]], source["refused"])
             rate.add_metric([source["name"]], source["scale"])
         yield refused
         yield rate
-        log = values.dict("log")
+        log = values.group("log")
         yield _gauge("mds_log_size_bytes", "Size of the log", float(log.get("size_bytes", 0)))
         yield _gauge("mds_log_pending_bytes", "Appended and not yet durable", float(log.get("pending_bytes", 0)))
-        yield from _consumers(values.list("consumers"))
+        yield from _consumers(values.rows("consumers"))
 
 
 class _Values:
     # The status is a tree of plain values; before the start most of it is not there.
-    def __init__(self, status: dict[str, object]) -> None:
+    def __init__(self, status: dict[str, Any]) -> None:
         self._status = status
 
     def number(self, name: str) -> float:
         value = self._status.get(name)
         return float(value) if isinstance(value, int | float) else 0.0
 
-    def dict(self, name: str) -> dict[str, float]:
+    def group(self, name: str) -> dict[str, Any]:
         value = self._status.get(name)
         return value if isinstance(value, dict) else {}
 
-    def list(self, name: str) -> list[dict[str, float]]:  # type: ignore[valid-type]  names the builtin, not the method
+    def rows(self, name: str) -> list[dict[str, Any]]:
         value = self._status.get(name)
         return value if isinstance(value, list) else []
 
     def health(self) -> float:
-        health = self._status.get("health")
-        return float(_STATES[health["state"]]) if isinstance(health, dict) else 0.0
+        state = self.group("health").get("state")
+        return float(_STATES[state]) if state else 0.0
 
     def provider_state(self) -> str:
-        provider = self._status.get("provider")
-        return str(provider.get("state")) if isinstance(provider, dict) else ""
+        return str(self.group("provider").get("state", ""))
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _consumers(consumers: list[dict[str, object]]) -> Iterator[Metric]:
+def _consumers(consumers: list[dict[str, Any]]) -> Iterator[Metric]:
     received = CounterMetricFamily("mds_received_events", "Events handed to a node", labels=["consumer", "node"])
     ended = CounterMetricFamily("mds_ended_events", "What became of them", labels=["consumer", "node", "outcome"])
     emitted = CounterMetricFamily("mds_emitted_events", "Rows a node made", labels=["consumer", "node"])
@@ -99,18 +101,13 @@ def _consumers(consumers: list[dict[str, object]]) -> Iterator[Metric]:
     restarts = CounterMetricFamily("mds_consumer_restarts", "Times a consumer began again", labels=["consumer"])
     for consumer in consumers:
         name = str(consumer["name"])
-        lost.add_metric([name], _float(consumer["unaccounted"]))
-        lag.add_metric([name], _float(consumer["lag_events"]))
-        restarts.add_metric([name], _float(consumer["restarts"]))
-        nodes = consumer["nodes"]
-        for node in nodes if isinstance(nodes, list) else []:
+        lost.add_metric([name], consumer["unaccounted"])
+        lag.add_metric([name], consumer["lag_events"])
+        restarts.add_metric([name], consumer["restarts"])
+        for node in consumer["nodes"]:
             received.add_metric([name, node["name"]], node["received"])
             emitted.add_metric([name, node["name"]], node["emitted"])
             inside.add_metric([name, node["name"]], node["in_flight"])
             for outcome in _CAUSES:
                 ended.add_metric([name, node["name"], outcome], node[outcome])
     yield from (received, ended, emitted, inside, lost, lag, restarts)
-
-
-def _float(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -44,7 +44,9 @@ class OrchestratorSettings(BaseSettings):
     )
     log_url: str = Field("", description="The event log; the folder log in DATA_DIR when empty.")
     store_url: str = Field("", description="The store; the folder lake in DATA_DIR when empty.")
-    tenant_id: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Whose tables are written and read.")
+    tenant_id: str = Field(
+        "default", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Whose tables are written and read."
+    )
     bars: Annotated[list[str], NoDecode] = Field(
         default_factory=lambda: ["1m"], description="Intervals of bars made from trades, comma-separated."
     )
@@ -151,6 +153,7 @@ def load_settings(**overrides: Any) -> OrchestratorSettings:
         return OrchestratorSettings(**given)
     except PydanticValidationError as exc:
         wrong = "; ".join(
-            f"ORCH_{'_'.join(str(p) for p in e['loc'][:1]).upper()}: {e['msg']}" for e in exc.errors(include_input=False)
+            f"ORCH_{'_'.join(str(p) for p in e['loc'][:1]).upper()}: {e['msg']}"
+            for e in exc.errors(include_input=False)
         )
         raise ConfigurationError(f"wrong settings: {wrong}") from None

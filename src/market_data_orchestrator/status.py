@@ -243,9 +243,7 @@ def _unaccounted(counts: Mapping[str, int]) -> int:
 
 
 def _lost_between(nodes: list[dict[str, Any]]) -> int:
-    return sum(
-        abs(a["passed"] + a["emitted"] - b["received"]) for a, b in zip(nodes, nodes[1:], strict=False)
-    )
+    return sum(abs(a["passed"] + a["emitted"] - b["received"]) for a, b in zip(nodes, nodes[1:], strict=False))
 
 
 def ledger_of(consumers: list[dict[str, Any]]) -> dict[str, int]:

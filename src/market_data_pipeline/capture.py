@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -201,7 +202,7 @@ class Capture:
             async for item in source.batches(resume):
                 await self._give_way(source, status)
                 if isinstance(item, Mark):
-                    await self._append(source, status, lambda mark=item: self._log.mark(mark, origin=source.origin) + 1)
+                    await self._append(source, status, partial(self._log.mark, item, origin=source.origin))
                 else:
                     await self._take_batch(source, status, item)
             status.state = "stopped" if self._ending else "done"
@@ -223,7 +224,7 @@ class Capture:
         if not rows:
             return
         batch = stamped(batch, self._clock.now_ns())
-        first = await self._append(source, status, lambda: self._log.append(batch, origin=source.origin))
+        first = await self._append(source, status, partial(self._log.append, batch, origin=source.origin))
         if first is None:
             status.refused += rows
             return

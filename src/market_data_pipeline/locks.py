@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -33,16 +34,16 @@ def unlock(fd: int) -> None:
 
 
 def _try(fd: int) -> bool:
-    try:
-        import fcntl  # noqa: PLC0415  absent on Windows
-    except ImportError:  # pragma: no cover  Windows
-        import msvcrt  # noqa: PLC0415
+    if sys.platform == "win32":
+        import msvcrt  # noqa: PLC0415  there alone
 
         try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  Windows alone has it
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
         except OSError:
             return False
         return True
+    import fcntl  # noqa: PLC0415  absent on Windows
+
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -124,7 +124,8 @@ class Consumers:
 
     def _tend_store(self) -> None:
         every_s, last, done = self._config.maintenance_s, time.monotonic(), {}
-        while not self._ending.wait(self._config.describe_s):
+        look_s = min(self._config.describe_s, every_s) if every_s > 0 else self._config.describe_s
+        while not self._ending.wait(look_s):
             try:
                 if every_s > 0 and time.monotonic() - last >= every_s:
                     last = time.monotonic()

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from market_data_pipeline.operators import Validate
 from market_data_pipeline.pipelines import BarsConfig
 from market_data_pipeline.source.replay import ReplaySource
 from market_data_pipeline.source.synthetic import SyntheticSource
-from market_data_store.lake import Lake, MaintenancePolicy, maintain
+from market_data_store.lake import Lake, MaintenancePolicy
 from market_data_store.lake.planning import CompactionPolicy
 
 RATE = 2000
@@ -173,7 +174,7 @@ def main() -> None:
     """Run the life that the argument asks for."""
     logging.basicConfig(level="WARNING", format="%(asctime)s %(threadName)s %(name)s: %(message)s")
     life = Life(**json.loads(sys.argv[1]))
-    Lake.maintain = lambda lake: asdict(maintain(lake, now_ns=time.time_ns(), policy=_POLICY))  # type: ignore[method-assign]
+    Lake.maintain = partialmethod(Lake.maintain, _POLICY)  # type: ignore[assignment]
     data_dir = Path(life.data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
     if life.shadow:

@@ -158,7 +158,7 @@ class Consumer:
         self._thread = threading.Thread(target=self._run, name=f"consumer-{spec.name}", daemon=True)
         self._published: dict[str, dict[str, int]] = {}
         saved = read_snapshot(self._snapshot_path)
-        self.status.snapshot = saved.position if saved else 0
+        self.status.snapshot = self.status.committed = self.status.position = saved.position if saved else 0
 
     def start(self) -> None:
         """Start the thread."""
@@ -235,6 +235,9 @@ class _Session:
         position = saved.position if saved is not None else 0
         self._reader = self._open(position)
         self._done = self._saved_at = self._reader.position
+        # Sources that can wait go by this, and there may be nothing to read that would bring it about.
+        consumer.status.position = self._done
+        consumer.status.committed = max(consumer.status.committed, self._done)
         self._catch_up_to = max([position, *(s.version for s in self._sinks.values())])
         self._records: list[Record] = []
         self._ts_known = 0

@@ -60,7 +60,7 @@ def commit(
     )
 
 
-def examine(log: TableLog, *, after: int, token: str, writer: str | None = None) -> tuple[Outcome, bool]:
+def examine(log: TableLog, *, after: int, token: str, writer: str) -> tuple[Outcome, bool]:
     """Look up in the log what became of a commit that raised.
 
     Args:

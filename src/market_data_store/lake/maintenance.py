@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
@@ -28,7 +28,10 @@ from market_data_store.lake.log import LAST_CHECKPOINT
 from market_data_store.lake.paths import reason
 from market_data_store.lake.planning import CompactionPolicy, Job, StoredFile, plan
 from market_data_store.lake.rewriting import rewrite
-from market_data_store.lake.store import Lake
+
+# delta-rs 1.6 lets two commits replace the same file when neither changes data, and the rows would be there twice. An
+# application transaction that every rewrite carries makes the later one conflict. No writer's name has a "|".
+_REWRITER: Final = "|rewriter"
 
 _TOMBSTONES_NS: Final = 24 * 3600 * 1_000_000_000
 """How long checkpoints remember removed files (``delta.deletedFileRetentionDuration``)."""
@@ -60,6 +63,14 @@ class MaintenancePolicy:
             raise ConfigurationError("checkpoint_commits and log_versions are at least 1")
 
 
+class Tables(Protocol):
+    """The tables of a lake."""
+
+    def folder(self, name: str) -> TableFolder:
+        """Return where a table lies."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class MaintenanceReport:
     """What one run did.
@@ -83,7 +94,7 @@ class MaintenanceReport:
 
 
 def maintain(
-    lake: Lake, *, now_ns: int, policy: MaintenancePolicy | None = None, tables: Sequence[str] = tuple(TABLES)
+    lake: Tables, *, now_ns: int, policy: MaintenancePolicy | None = None, tables: Sequence[str] = tuple(TABLES)
 ) -> MaintenanceReport:
     """Do what upkeep is due. Takes seconds and up to `CompactionPolicy.max_rows` rows of memory; run it in a thread.
 
@@ -161,14 +172,14 @@ class _Upkeep:
         actions += [f.add_action(modified_ms=now_ms, data_change=False) for f in written]
         token = commits.new_token()
         try:
-            commits.commit(delta, actions, token=token, transactions={})
+            commits.commit(delta, actions, token=token, transactions={_REWRITER: delta.version()})
         except (OSError, DeltaError) as exc:
-            outcome, _ = commits.examine(self._log, after=delta.version(), token=token)
+            outcome, conflict = commits.examine(self._log, after=delta.version(), token=token, writer=_REWRITER)
             if outcome is commits.Outcome.ABSENT:
                 self._folder.count_leftovers(parts.remove([f.path for f in written]))
-                if self._already_replaced(job):
-                    self._report.conflicts += 1
-                    return
+            if conflict:
+                self._report.conflicts += 1
+                return
             self._report.failures.append(
                 f"table {self._folder.spec.name}: rewriting date {job.date}: commit failed: {reason(exc)}"
             )
@@ -177,10 +188,6 @@ class _Upkeep:
         self._log.make_durable(self._folder.open().version())
         self._report.files_replaced += len(job.inputs)
         self._report.files_written += len(written)
-
-    def _already_replaced(self, job: Job) -> bool:
-        files = set(pa.table(self._folder.open().get_add_actions(flatten=True)).column("path").to_pylist())
-        return not files.issuperset(f.name for f in job.inputs)
 
     def _checkpoint(self) -> None:
         delta = self._folder.open()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from market_data_core.schemas import Kind
 from market_data_store.lake import recovery
 from market_data_store.lake.declarations import TABLES, spec_of
 from market_data_store.lake.folder import TableFolder
+from market_data_store.lake.maintenance import MaintenancePolicy, maintain
 from market_data_store.lake.paths import tenant_root, translated
 from market_data_store.lake.reads import END_OF_TIME_NS, START_OF_TIME_NS, Selection, TableReader, newest
 from market_data_store.lake.table import LakeTable
@@ -82,6 +85,18 @@ class Lake:
         folder = self.folder(name)
         folder.make()
         return LakeTable(folder, folder.spec)
+
+    def maintain(self, policy: MaintenancePolicy | None = None) -> dict[str, Any]:
+        """Do what upkeep is due; see `market_data_store.lake.maintenance.maintain`."""
+        return asdict(maintain(self, now_ns=time.time_ns(), policy=policy))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what each table holds, and what `open` repaired, as plain values.
+
+        Raises:
+            TemporaryUnavailable: The storage is away.
+        """
+        return {"tables": {name: asdict(c) for name, c in self.counts().items()}, "repairs": list(self.repairs)}
 
     def folder(self, name: str) -> TableFolder:
         """Return where a table lies.

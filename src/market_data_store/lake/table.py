@@ -28,7 +28,8 @@ class LakeTable:
     """A view of one table at one version, through which its writers commit.
 
     It advances with its own commits alone, which is how a commit that somebody else made as the same writer is
-    noticed; of other writers it shows what they had committed when it was opened. Used by one thread at a time. After an error from `append` take a fresh view from the lake.
+    noticed; of other writers it shows what they had committed when it was opened. Used by one thread at a time. After
+    an error from `append` take a fresh view from the lake.
     """
 
     def __init__(self, folder: TableFolder, spec: TableSpec) -> None:
@@ -61,7 +62,7 @@ class LakeTable:
 
         Args:
             rows: In the table's declared columns, any order; may be empty, to move the position alone.
-            writer: Who commits; one writer has one position. Free of ``|``.
+            writer: Who commits; one writer has one position. Not empty, free of ``|``.
             position: Exclusive end position in the log; not below the last one.
             covers: By source id, the exclusive end of what the writer has seen; only those that moved.
 
@@ -69,10 +70,10 @@ class LakeTable:
             WriterConflict: Somebody else committed as this writer, or the position lies below the last one.
             TemporaryUnavailable: The storage did not take it; nothing, or the whole commit, is there.
             SchemaValidationError: The rows are not in the table's columns, or lack a time or seq.
-            ConfigurationError: The writer's name has a ``|`` in it.
+            ConfigurationError: The writer's name is empty or has a ``|`` in it.
         """
-        if _COVER in writer:
-            raise ConfigurationError(f"writer {writer!r} of table {self.name}: {_COVER!r} separates writer and source")
+        if not writer or _COVER in writer:
+            raise ConfigurationError(f"writer {writer!r} of table {self.name} is empty or has a {_COVER!r} in it")
         if self._dead:
             raise TemporaryUnavailable(f"this view of table {self.name} failed before; take a fresh one")
         self._spec.check(rows)

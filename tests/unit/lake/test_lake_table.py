@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
@@ -143,10 +142,11 @@ def test_one_writer_name_may_begin_another(lake, trades):
     assert (table.covers("log"), table.covers("log-2")) == ({"s": 1}, {"s": 2})
 
 
-def test_a_writer_name_with_the_separator_is_refused(lake, trades):
-    """It could pass for the source of another writer."""
-    with pytest.raises(ConfigurationError, match=r"log\|a"):
-        lake.table("trades").append(trades(0, 1), writer="log|a", position=1, covers={})
+@pytest.mark.parametrize("writer", ["", "log|a", "|rewriter"])
+def test_a_writer_name_that_could_pass_for_another_is_refused(lake, trades, writer):
+    """The separator of writer and source is in no name."""
+    with pytest.raises(ConfigurationError, match="writer"):
+        lake.table("trades").append(trades(0, 1), writer=writer, position=1, covers={})
 
 
 def test_rows_of_other_columns_are_refused(lake, trades):

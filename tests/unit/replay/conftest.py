@@ -59,7 +59,7 @@ async def take(source, resume=None):
 
 @pytest.fixture
 def replay():
-    """Replay files to the end; called like `await replay(path, ...)`."""
+    """Replay files to the end, with the settings of `ReplaySource`."""
 
     async def run(*paths, resume=None, **settings):
         return await take(ReplaySource(list(paths), **settings), resume)
@@ -69,7 +69,7 @@ def replay():
 
 @pytest.fixture
 def lean_file(tmp_path):
-    """Write a Lean tick file from lines; called like `lean_file("trade", ["34200000,100000,5,Q,0,0"], symbol="abc")`."""
+    """Write a Lean tick file; called like `lean_file("trade", ["34200000,100000,5,Q,0,0"], symbol="abc")`."""
 
     def write(kind, lines, *, symbol="abc", day="20131007", name=None):
         path = tmp_path / symbol / f"{day}_{kind}.zip"

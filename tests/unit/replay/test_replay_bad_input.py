@@ -247,6 +247,11 @@ async def test_bad_parquet_rows_and_columns(tmp_path, replay):
     pq.write_table(pa.table({**columns, "price": ["1", "2", "3"]}), path)
     with pytest.raises(SourceError, match=r"column price is string"):
         await replay(path)
+    pq.write_table(pa.table({**columns, "price": [1, 2, 3], "symbol": [1, 2, 3]}), path)
+    with pytest.raises(SourceError, match=r"column symbol is int64"):
+        await replay(path)
+    pq.write_table(pa.table({**columns, "price": [1, 2, 3], "symbol": ["a", None, ""]}), path)
+    assert (await replay(path)).quarantine == [(2, "time is missing"), (3, "symbol is missing")]
     pq.write_table(pa.table(columns), path)
     with pytest.raises(SourceError, match=r"no column 'price'.*found vendor, symbol"):
         await replay(path)

@@ -16,6 +16,7 @@ from market_data_pipeline.source.replay.files import Part, PartBytes
 from market_data_pipeline.source.replay.parsers import RAW_CHARS, locate, types_of
 
 _PARQUET_ROWS: Final = 65_536
+_NAMES: Final = ("symbol", "vendor")  # few of them in many rows: they stay in the dictionary that the file has them in
 
 
 def read_parquet(part: Part, source: PartBytes) -> Iterator[Block]:
@@ -27,11 +28,11 @@ def read_parquet(part: Part, source: PartBytes) -> Iterator[Block]:
     handle = source.seekable()
     first = 1
     with _parquet_errors(part):
-        file = pq.ParquetFile(handle)
+        file = pq.ParquetFile(handle, read_dictionary=[part.layout.used[n] for n in _NAMES if n in part.layout.used])
         names = file.schema_arrow.names
     located = locate(part, names)
     wanted = list(dict.fromkeys(names[i] for i in located.values()))
-    batches = file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted, use_threads=False)
+    batches = file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted)
     while True:
         with _parquet_errors(part):
             batch = next(batches, None)
@@ -62,9 +63,13 @@ def _cast(part: Part, batch: pa.RecordBatch, columns: Mapping[str, str]) -> pa.T
         if ours not in columns:
             continue
         array = batch.column(columns[ours])
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
         known = array.type
+        if pa.types.is_dictionary(known):
+            known = known.value_type
+            if ours in _NAMES and known == pa.string():
+                arrays[ours] = array
+                continue
+            array = array.dictionary_decode()
         if ours == "time" and pa.types.is_timestamp(known):
             if known.tz is None:
                 raise SourceError(f"{part.place}: column {columns[ours]} holds times without a zone")

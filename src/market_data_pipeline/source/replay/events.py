@@ -267,10 +267,12 @@ class Converter:
             return np.full(count, place, np.int32), None
         codes, pairs = named
         codes = codes if keep is None else codes[keep]
-        present, first = np.unique(codes, return_index=True)
+        present = np.flatnonzero(np.bincount(codes, minlength=len(pairs))).tolist()
+        new = [code for code in present if pairs[code] not in self._ids]
+        for code in sorted(new, key=lambda code: int(np.argmax(codes == code))):
+            self._known(pairs[code])
         places = np.full(len(pairs), -1, np.int32)
-        for code in present[np.argsort(first)].tolist():
-            places[code] = self._known(pairs[code])
+        places[present] = [self._ids[pairs[code]] for code in present]
         found = places[codes]
         if (found >= 0).all():
             return found, None
@@ -319,8 +321,10 @@ def _nulls(column: pa.Array) -> Bools:
 def _coded(column: pa.Array | None, constant: str, rows: int) -> tuple[list[str], Int64s]:
     if column is None:
         return [constant], np.zeros(rows, np.int64)
-    coded = pc.fill_null(column, "").dictionary_encode()
-    return coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    names = [name or "" for name in coded.dictionary.to_pylist()]
+    codes = pc.fill_null(coded.indices, len(names)).to_numpy(zero_copy_only=False).astype(np.int64)
+    return [*names, ""], codes
 
 
 @dataclass(slots=True)

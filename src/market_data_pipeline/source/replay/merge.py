@@ -112,7 +112,7 @@ class Merge:
         pending = sorted(((start_of(p), i, p) for i, p in enumerate(self._parts)), key=lambda x: x[:2], reverse=True)
         try:
             while (pending or self._open) and not self._stopped():
-                while pending and self._may_open(pending[-1][0], pending_others=len(pending) > 1):
+                while pending and self._may_open(pending[-1][0]):
                     self._start(pending.pop()[2])
                 if self._open:
                     yield from self._step(alone=len(self._open) == 1 and not pending)
@@ -125,11 +125,8 @@ class Merge:
                 o.reader.close()
             self._open = []
 
-    def _may_open(self, start: int, *, pending_others: bool) -> bool:
-        if not self._open:
-            return True
-        alone = len(self._open) == 1 and not pending_others
-        return len(self._open) < MAX_OPEN and start <= self._horizon(alone=alone)
+    def _may_open(self, start: int) -> bool:
+        return not self._open or (len(self._open) < MAX_OPEN and start <= self._horizon(alone=False))
 
     def _horizon(self, *, alone: bool) -> int:
         horizon = min(int(o.chunk.key[o.step_end(alone=alone) - 1]) for o in self._open)

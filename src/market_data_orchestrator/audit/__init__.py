@@ -1,0 +1,1 @@
+"""Audits: recounts that do not trust what they check."""

@@ -1,0 +1,171 @@
+"""``mdo doctor``: is this machine fit, and is what is here whole?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from market_data_core.errors import MarketDataError
+from market_data_orchestrator.cli.options import AsJson, DataDir, Tenant
+from market_data_orchestrator.cli.output import FAILURE, print_json, print_table, size
+from market_data_orchestrator.cli.status import service_url
+from market_data_orchestrator.composition import engine_settings
+from market_data_orchestrator.settings import OrchestratorSettings, load_settings
+from market_data_pipeline.log.segments import Damage, list_segments, scan
+from market_data_store.lake import Lake
+from market_data_store.query.confine import landlock_version
+
+Finding = tuple[str, str, str]
+_OK, _WARN, _BAD = "ok", "warning", "failed"
+
+
+def doctor(as_json: AsJson = False, data_dir: DataDir = None, tenant: Tenant = None) -> int:
+    """Check settings, disk, log, lake, state and port, and say what to do. The exit code is 1 if anything failed.
+
+    Changes nothing; safe beside a running service.
+    """
+    settings = load_settings(data_dir=data_dir, tenant_id=tenant)
+    findings: list[Finding] = []
+    for name, check in _CHECKS:
+        try:
+            findings.extend((name, state, detail) for state, detail in check(settings))
+        except (MarketDataError, OSError) as exc:
+            findings.append((name, _BAD, str(exc)))
+    if as_json:
+        print_json([{"check": n, "state": s, "detail": d} for n, s, d in findings])
+    else:
+        print_table("", ["check", "state", "detail"], findings)
+    return FAILURE if any(state == _BAD for _, state, _ in findings) else 0
+
+
+Outcome = Iterator[tuple[str, str]]
+
+
+def _python(settings: OrchestratorSettings) -> Outcome:
+    del settings
+    yield (
+        _OK,
+        f"Python {platform.python_version()} on {platform.system()} {platform.release()}, {os.cpu_count()} cores",
+    )
+    if sys.platform != "linux":
+        yield (_WARN, "only Linux is tested")
+    version = landlock_version()
+    yield (
+        (_OK, f"queries are confined by Landlock {version}")
+        if version
+        else (
+            _WARN,
+            "this kernel has no Landlock: queries are guarded by their parser and limits alone",
+        )
+    )
+
+
+def _settings(settings: OrchestratorSettings) -> Outcome:
+    yield (_OK, f"provider {settings.provider}, tenant {settings.tenant_id}, data in {settings.data_path}")
+
+
+def _disk(settings: OrchestratorSettings) -> Outcome:
+    folder = settings.data_path
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    wanted = settings.log_reserve_bytes * 4
+    yield (_OK if free > wanted else _WARN, f"{size(free)} free at {existing}")
+    with tempfile.TemporaryFile(dir=existing) as file:
+        spent = []
+        for _ in range(20):
+            file.write(b"x" * 4096)
+            file.flush()
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            spent.append(time.perf_counter() - started)
+    middle_ms = sorted(spent)[len(spent) // 2] * 1000
+    yield (_OK if middle_ms < 20 else _WARN, f"a sync takes {middle_ms:.2f} ms")
+
+
+def _log(settings: OrchestratorSettings) -> Outcome:
+    folder = engine_settings(settings).log_folder or settings.data_path / "log"
+    segments = list_segments(folder) if folder.is_dir() else []
+    if not segments:
+        yield (_OK, f"no log at {folder} yet")
+        return
+    total = sum(path.stat().st_size for _, path in segments)
+    yield (_OK, f"{len(segments)} segments, {size(total)}, from seq {segments[0][0]:,}")
+    damages: list[Damage] = []
+    for _, path in segments:
+        try:
+            damages += scan(path, check=True).damages
+        except FileNotFoundError:
+            continue  # trimmed by a running service meanwhile
+    for damage in damages:
+        yield (_BAD, str(damage))
+    if not damages:
+        yield (_OK, "every record matches its checksum")
+
+
+def _lake(settings: OrchestratorSettings) -> Outcome:
+    root = Path(settings.store_root.removeprefix("file://"))
+    if not (root / settings.tenant_id).is_dir():
+        yield (_OK, f"no store at {root} yet")
+        return
+    for name, counts in Lake(root, settings.tenant_id).counts().items():
+        if counts.rows:
+            yield (_OK, f"{name}: {counts.rows:,} rows in {counts.files:,} files, {size(counts.size_bytes)}")
+
+
+def _state(settings: OrchestratorSettings) -> Outcome:
+    import sqlite3  # noqa: PLC0415  only here
+
+    path = settings.data_path / "state.db"
+    if not path.exists():
+        yield (_OK, "no state yet")
+        return
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        (said,) = connection.execute("pragma quick_check").fetchone()
+    except sqlite3.DatabaseError as exc:
+        said = str(exc)
+    finally:
+        connection.close()
+    yield (
+        (_OK, "state.db is whole")
+        if said == "ok"
+        else (_BAD, f"state.db is damaged: {said}; it is replaced at the next start")
+    )
+
+
+def _service(settings: OrchestratorSettings) -> Outcome:
+    url = service_url(None)
+    try:
+        health: dict[str, Any] = httpx.get(f"{url}/health", timeout=2.0, trust_env=False).json()
+    except (httpx.HTTPError, ValueError):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.health_host, settings.health_port))
+            except OSError as exc:
+                yield (_BAD, f"{settings.health_host}:{settings.health_port} cannot be served on: {exc}")
+                return
+        yield (_OK, f"no service runs; {settings.health_host}:{settings.health_port} is free")
+        return
+    yield (_OK if health.get("state") == "healthy" else _WARN, f"a service at {url} says it is {health.get('state')}")
+
+
+_CHECKS: tuple[tuple[str, Callable[[OrchestratorSettings], Outcome]], ...] = (
+    ("machine", _python),
+    ("settings", _settings),
+    ("disk", _disk),
+    ("log", _log),
+    ("lake", _lake),
+    ("state", _state),
+    ("service", _service),
+)
