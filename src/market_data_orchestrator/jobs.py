@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from market_data_core.clock import Clock
-from market_data_core.errors import MarketDataError
+from market_data_core.errors import ConfigurationError, MarketDataError
 from market_data_pipeline.engine import Engine
-from market_data_pipeline.source.replay import ReplaySource
+from market_data_pipeline.source.replay import Layout, ReplaySource
 from market_data_store.state import Job, State
 
 LOG = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ class ReplayJobs:
     async def _replay(self, job: Job) -> dict[str, Any]:
         source = replay_source(job.params, self._state)
         plan = await asyncio.to_thread(source.plan)
+        if job.params.get("symbols"):
+            _refuse_part_of_a_file(plan)
         status = self._engine.add(source)
         done = asyncio.ensure_future(self._engine.capture.wait(source.name))
         while not done.done():
@@ -97,7 +99,7 @@ class ReplayJobs:
         self.recent = self._look()
         return current
 
-    def _register(self, source: ReplaySource, plan: Any, appended: int) -> dict[str, Any]:
+    def _register(self, source: ReplaySource, plan: Sequence[tuple[Path, Layout, str, int]], appended: int) -> dict[str, Any]:
         progress = source.progress
         offsets = self._engine.resume_offsets()
         new = stored = 0
@@ -116,6 +118,16 @@ class ReplayJobs:
             "events_appended": appended,
             "rejected": progress.rows_rejected,
         }
+
+
+def _refuse_part_of_a_file(plan: Sequence[tuple[Path, Layout, str, int]]) -> None:
+    # What the store has of a file is known as one row number; of a file taken in part it would say too much, and the
+    # other symbols could never be had.
+    for path, layout, _, _ in plan:
+        if layout.symbol.column is not None:
+            raise ConfigurationError(
+                f"{path} (layout {layout.name}) holds several symbols and is stored whole: leave out --symbols"
+            )
 
 
 def replay_source(params: Mapping[str, Any], state: State) -> ReplaySource:

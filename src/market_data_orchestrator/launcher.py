@@ -77,6 +77,11 @@ async def serve(settings: OrchestratorSettings, *, started: Callable[[str], None
         LOG.info("stopping: storing what was received")
         stopping.add(asyncio.create_task(stop(), name="stop"))
 
+    async def end_if_failed() -> None:
+        await service.failed.wait()
+        server.should_exit = True
+
+    stopping_early = asyncio.create_task(end_if_failed(), name="end-if-failed")
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     if started is not None:
@@ -86,6 +91,7 @@ async def serve(settings: OrchestratorSettings, *, started: Callable[[str], None
     gc.collect()
     gc.freeze()
     await server.serve(sockets=[listener])
+    stopping_early.cancel()
     return 1 if service.phase == "failed" else 0
 
 

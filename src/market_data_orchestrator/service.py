@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -44,6 +45,8 @@ class Service:
         self.state: State | None = None
         self.jobs: ReplayJobs | None = None
         self._over = asyncio.Event()
+        self.failed = asyncio.Event()
+        """Set when the start has failed for good."""
         self.ended = asyncio.Event()
         """Set once everything is stored and released, or the start has failed."""
         self._open_gaps: dict[tuple[str, str], int] = {}
@@ -73,13 +76,9 @@ class Service:
 
     async def _run_parts(self) -> None:
         async with AsyncExitStack() as stack:
-            try:
-                await self._start(stack)
-            except (MarketDataError, OSError) as exc:
-                self.phase, self.problem = "failed", str(exc)
-                LOG.error("the service cannot start: %s", exc)
+            if not await self._started(stack):
                 return
-            self.phase = "running"
+            self.phase, self.problem = "running", ""
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._watch_symbols(), name="symbol-board"),
@@ -89,6 +88,28 @@ class Service:
                 self.phase = "stopping"
                 for task in tasks:
                     task.cancel()
+
+    async def _started(self, stack: AsyncExitStack) -> bool:
+        delay_s = 0.5
+        while True:
+            try:
+                async with AsyncExitStack() as attempt:
+                    await self._start(attempt)
+                    stack.push_async_exit(attempt.pop_all())
+            except (MarketDataError, OSError) as exc:
+                self.problem = str(exc)
+                if isinstance(exc, MarketDataError) and not exc.retryable:
+                    self.phase = "failed"
+                    LOG.error("the service cannot start: %s", exc)
+                    self.failed.set()
+                    return False
+                LOG.warning("the service cannot start yet, tried again: %s", exc)
+            else:
+                return True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), delay_s)
+                return False
+            delay_s = min(delay_s * 2, 10.0)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         data_dir = self.settings.data_path

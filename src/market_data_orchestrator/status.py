@@ -179,7 +179,8 @@ class StatusAggregator:
         if service.phase == "failed":
             return _component("runtime", "unhealthy", service.problem)
         if service.phase != "running":
-            return _component("runtime", "degraded", service.phase)
+            cause = f": {service.problem}" if service.problem else ""
+            return _component("runtime", "degraded", f"{service.phase}{cause}")
         if service.engine is not None and service.engine.problem:
             return _component("runtime", "unhealthy", service.engine.problem)
         if not consumers:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from market_data_core.clock import Clock, SystemClock
+from market_data_core.errors import LogLocked
 from market_data_core.errors import LogError
 from market_data_core.protocols import BatchSource
 from market_data_pipeline.capture import Capture, CaptureSettings, SourceStatus
 from market_data_pipeline.consumers import ConsumerSettings, HostStatus
 from market_data_pipeline.consumers.host import Standing, resume_offsets
+from market_data_pipeline.locks import lock_file, unlock
 from market_data_pipeline.log import LogSettings, LogWriter
 from market_data_pipeline.pipelines import BarsConfig
 from market_data_pipeline.taps import Taps
@@ -105,6 +107,7 @@ class Engine:
             TemporaryUnavailable: The store is away.
         """
         settings = self.settings
+        self._refuse_second_writer()
         stand = self._consumers.open()
         try:
             self.log = LogWriter(
@@ -130,6 +133,15 @@ class Engine:
         self.capture.start()
         self._trimmer = threading.Thread(target=self._trim, name="log-trim", daemon=True)
         self._trimmer.start()
+
+    def _refuse_second_writer(self) -> None:
+        # The log's own lock decides; asking first keeps a second writer from waiting for the consumers of the first.
+        folder = self.settings.log_folder or self.settings.data_dir / "log"
+        if folder.is_dir():
+            fd = lock_file(folder / "lock")
+            if fd < 0:
+                raise LogLocked(f"{folder} is in use by another process")
+            unlock(fd)
 
     def _trim(self) -> None:
         while not self._ending.wait(self.settings.trim_s):

@@ -32,6 +32,10 @@ class BarsConfig:
     align: str = "epoch"
     dedupe: bool = False
 
+    def __post_init__(self) -> None:
+        # A wrong setting ends the start, not the consumer that meets it later.
+        Bars(self.interval, what=self.what, allowed_lateness_ns=self.allowed_lateness_ns, align=self.align)
+
     @property
     def consumer(self) -> str:
         """The name of the consumer that makes them."""

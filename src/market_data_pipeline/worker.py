@@ -120,7 +120,8 @@ class Consumers:
             durable=lambda: read_durable(log_folder),
         )
         self._host.start()
-        threading.Thread(target=self._tend_store, name="store-maintenance", daemon=True).start()
+        self._tending = threading.Thread(target=self._tend_store, name="store-maintenance", daemon=True)
+        self._tending.start()
 
     def _tend_store(self) -> None:
         every_s, last, done = self._config.maintenance_s, time.monotonic(), {}
@@ -143,6 +144,11 @@ class Consumers:
         """Stop the consumers; return the names of those that did not drain in time."""
         self._ending.set()
         late = self._host.stop(drain_to=drain_to, timeout_s=timeout_s)
+        self._tending.join(max(timeout_s, 5.0))
+        if self._tending.is_alive() or self._host.is_running:
+            # What they still commit would look torn to the next holder's repair: the lock goes with the process.
+            LOG.error("store work has not ended; %s stays locked until this process ends", self._config.folder)
+            return late
         self.close()
         return late
 

@@ -45,7 +45,7 @@ _SECOND_NS = 1_000_000_000
 # Small enough that every step is reached every few thousand events.
 _POLICY = MaintenancePolicy(
     compaction=CompactionPolicy(fan_in=4, settle_ns=_SECOND_NS // 10),
-    checkpoint_commits=5,
+    checkpoint_commits=3,
     log_versions=3,
     log_retention_ns=2 * _SECOND_NS,
     data_retention_ns=2 * _SECOND_NS,
@@ -93,11 +93,17 @@ def settings_of(life: Life) -> EngineSettings:
         bars=BARS,
         consumers="process" if life.consumers == "process" else "thread",
         log=LogSettings(segment_bytes=32 << 10, retention_s=life.retention_s, reserve_bytes=1 << 20, linger_s=0.002),
-        capture=CaptureSettings(barrier_s=0.02, lag_rows=1500, lag_rows_hard=3000, full_retry_s=0.02),
+        capture=CaptureSettings(barrier_s=0.02, lag_rows=600, lag_rows_hard=1200, full_retry_s=0.02),
         commit=ConsumerSettings(
-            commit_rows=500, commit_s=0.05, commit_max_s=0.2, snapshot_s=0.08, poll_s=0.005, retry_s=0.05, retry_max_s=0.2
+            commit_rows=500,
+            commit_s=0.05,
+            commit_max_s=0.2,
+            snapshot_s=0.08,
+            poll_s=0.005,
+            retry_s=0.05,
+            retry_max_s=0.2,
         ),
-        maintenance_s=0.15,
+        maintenance_s=0.05,
         trim_s=0.04,
     )
 
@@ -113,7 +119,7 @@ def run(life: Life, reached: Mapping[str, int], say: Callable[[dict[str, Any]], 
     """Run a life to its end. `reached` counts its steps."""
     engine = Engine(settings_of(life))
     engine.open()
-    say({"opened": {"log_end": engine.log.end, "snapshot": engine.consumers().trim_below}})
+    say({"opened": {"log_end": engine.log.durable_end, "snapshot": engine.consumers().trim_below}})
     source = source_of(life)
     status = engine.add(source)
     until = time.monotonic() + life.timeout_s

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
 
 import pyarrow as pa
 
@@ -29,7 +26,11 @@ def trades(start: int, count: int, source_id: str = "file:x", table: Sequence[In
     data = unlogged(
         Kind.TRADES,
         count,
-        {"instrument": [n % len(table) for n in ns], "ts_event": [n * 1000 for n in ns], "price": [float(n) for n in ns]},
+        {
+            "instrument": [n % len(table) for n in ns],
+            "ts_event": [n * 1000 for n in ns],
+            "price": [float(n) for n in ns],
+        },
     )
     return SourceBatch(
         kind=Kind.TRADES, data=data, instruments=table, source_id=source_id, offset=start + count if source_id else 0
@@ -42,9 +43,7 @@ def growing(start: int, count: int, table: list[Instrument]) -> SourceBatch:
     table.extend(Instrument(vendor="v", symbol=f"S{n}") for n in range(len(table), ids[-1] + 1))
     batch = trades(start, count, table=table)
     data = batch.data.set_column(0, batch.data.schema.field(0), pa.array(ids, pa.int32()))
-    return SourceBatch(
-        kind=batch.kind, data=data, instruments=table, source_id=batch.source_id, offset=batch.offset
-    )
+    return SourceBatch(kind=batch.kind, data=data, instruments=table, source_id=batch.source_id, offset=batch.offset)
 
 
 def drain(reader: LogReader) -> list[Record]:
@@ -112,16 +111,3 @@ def flip(path: Path, at: int) -> None:
 def flip_header(path: Path, at: int) -> None:
     """Damage the header of the record at a place."""
     flip(path, at + HEADER_SIZE - 1)
-
-
-def child(module: str, *args: object) -> subprocess.Popen[str]:
-    """Start a Python module in a process of its own, its output readable line by line."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    command = [sys.executable, "-m", module, *map(str, args)]
-    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, cwd=ROOT)
-
-
-def lines(process: subprocess.Popen[str]) -> IO[Any]:
-    """What a child says."""
-    assert process.stdout is not None
-    return process.stdout

@@ -14,8 +14,8 @@ In its parent, once the process has been killed::
 
 The shadow is written by the observed process inside each sync, so it is whole however the process ends. Several
 processes over one data directory may each install the same shadow, and one that was killed may be started again over
-the same data and shadow: its power was not cut. Files named ``state.db*`` are SQLite's, which syncs by itself: they come
-back as they are at the cut.
+the same data and shadow: its power was not cut. Files named ``state.db*`` are SQLite's, which syncs by itself: they
+come back as they are at the cut.
 """
 
 from __future__ import annotations

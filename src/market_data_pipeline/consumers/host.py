@@ -76,6 +76,11 @@ class ConsumerHost:
             consumers={c.spec.name: {**asdict(c.status), "ledger": c.ledger()} for c in self._consumers}
         )
 
+    @property
+    def is_running(self) -> bool:
+        """True while any consumer may still write."""
+        return any(not consumer.join(0.0) for consumer in self._consumers)
+
     def stop(self, *, drain_to: int | None, timeout_s: float) -> list[str]:
         """Stop all consumers, with everything below `drain_to` committed where time allows.
 

@@ -114,6 +114,10 @@ class LogReader:
                     given += found.count
                     yield self._checked(found) if self._doubtful else found
         except OSError as exc:
+            if isinstance(exc, FileNotFoundError):
+                # Trimmed between looking for a segment and opening it.
+                for first_seq, _ in list_segments(self._folder)[:1]:
+                    self._check_held(first_seq)
             raise LogError(f"log {self._folder} cannot be read after seq {self.position}: {exc}") from exc
 
     def _check_held(self, first_seq: int) -> None:
@@ -171,10 +175,16 @@ class LogReader:
             return False
         self._check_held(segments[0][0])
         index = max(i for i, (first, _) in enumerate(segments) if first <= position)
-        # Where damage took what a segment repeats at its beginning, the one before it still says it.
-        while index > 0 and not has_head(segments[index][1]):
-            index -= 1
-        self._open(*segments[index])
+        try:
+            # Where damage took what a segment repeats at its beginning, the one before it still says it.
+            while index > 0 and not has_head(segments[index][1]):
+                index -= 1
+            self._open(*segments[index])
+        except FileNotFoundError:
+            # Where the log ended at the position, the segment before it may go as soon as the next one is begun.
+            if list_segments(self._folder) == segments:
+                raise
+            return self._open_at(position)
         return True
 
     def _open(self, first_seq: int, path: Path) -> None:

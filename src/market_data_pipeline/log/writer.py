@@ -430,13 +430,14 @@ class LogWriter:
             return group
 
     def _write_group(self, group: list[_Pending]) -> bool:
+        buffers = [buffer for item in group for buffer in item.encoded()]
+        first_seq = group[0].first_seq
         try:
             self._mend()
-            self._refuse_if_full(group)
+            self._refuse_if_full(sum(len(b) for b in buffers), first_seq)
             if self._fd < 0 or self._segment_size >= self._settings.roll_bytes:
-                self._roll(group[0].first_seq)
+                self._roll(first_seq)
             reached(Step.LOG_APPEND_BEFORE)
-            buffers = [buffer for item in group for buffer in item.encoded()]
             self._broken = True
             self._write(buffers)
             self._broken = False
@@ -448,9 +449,8 @@ class LogWriter:
             return False
         return True
 
-    def _refuse_if_full(self, group: list[_Pending]) -> None:
+    def _refuse_if_full(self, size: int, first_seq: int) -> None:
         settings = self._settings
-        size = sum(item.size_bytes for item in group)
         free = shutil.disk_usage(self._folder).free
         if settings.max_bytes is not None and self.status.size_bytes + size > settings.max_bytes:
             reason = f"the log holds {self.status.size_bytes} of at most {settings.max_bytes} bytes"
@@ -458,9 +458,9 @@ class LogWriter:
             reason = f"{free} bytes are free on the disk, {settings.reserve_bytes} of them kept for commits"
         else:
             return
-        if self._fd < 0 or self._segment_first < group[0].first_seq:
+        if self._fd < 0 or self._segment_first < first_seq:
             # The newest segment is never trimmed: without one after it, the log could wait for itself.
-            self._roll(group[0].first_seq)
+            self._roll(first_seq)
         raise LogFull(reason)
 
     def _write(self, buffers: list[bytes | pa.Buffer]) -> None:

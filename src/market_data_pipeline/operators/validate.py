@@ -10,7 +10,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from market_data_core.batch import EventBatch
+from market_data_core.batch import EventBatch, Instruments
 from market_data_core.protocols import END_OF_TIME_NS, Mark, Result
 from market_data_core.schemas import EVENT_SCHEMAS, Flag, Kind
 from market_data_pipeline.operators.streams import Ints, Streams, running_max, segment_starts, stream_order
@@ -216,7 +216,7 @@ def _value_flags(kind: Kind, values: Mapping[str, npt.NDArray[np.float64]]) -> l
 def _quarantine(batch: EventBatch, reasons: Mapping[int, str]) -> EventBatch:
     rows = sorted(reasons)
     taken = batch.data.take(pa.array(rows))
-    raw = [orjson.dumps({k: _plain(v) for k, v in row.items() if v is not None}).decode() for row in taken.to_pylist()]
+    raw = [_raw(row, batch.instruments) for row in taken.to_pylist()]
     own = {
         "kind": pa.repeat(pa.scalar(str(batch.kind)), len(rows)),
         "source_id": pa.repeat(pa.scalar(batch.source_id), len(rows)),
@@ -234,6 +234,13 @@ def _quarantine(batch: EventBatch, reasons: Mapping[int, str]) -> EventBatch:
         source_id=batch.source_id,
         offset=batch.offset,
     )
+
+
+def _raw(row: dict[str, Any], instruments: Instruments) -> str:
+    # By name, because an instrument's id means nothing outside the log, nor in the next one.
+    instrument = instruments[row.pop("instrument")]
+    named = {"vendor": instrument.vendor, "symbol": instrument.symbol, **row}
+    return orjson.dumps({k: _plain(v) for k, v in named.items() if v is not None}).decode()
 
 
 def _plain(value: Any) -> Any:

@@ -112,6 +112,8 @@ def maintain(
         folder = lake.folder(name)
         if folder.exists():
             _Upkeep(folder, now_ns, policy or MaintenancePolicy(), report).run()
+    # Arrow keeps what a rewrite needed for the next one, which may be an hour away.
+    pa.default_memory_pool().release_unused()
     return report
 
 

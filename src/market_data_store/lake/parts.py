@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
+from market_data_core import disk
 from market_data_store.lake.declarations import DAY_NS, STATS_COLUMNS, TableSpec, date_of
 
 # Measured on 256 k trades of 500 symbols: zstd 1 with delta-coded integers and dictionaries takes 66 ms and 15 B a row,
@@ -144,6 +145,18 @@ def write(part: Part, *, table_folder: Path, prefix: str) -> DataFile:
     except BaseException:
         remove([path])
         raise
+
+
+def sync(files: Sequence[DataFile]) -> None:
+    """Make written data files durable, bytes and names.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    for file in files:
+        disk.sync_file(file.path)
+    for folder in sorted({f.path.parent for f in files}):
+        disk.sync_dir(folder)
 
 
 def remove(paths: Sequence[Path]) -> int:

@@ -55,14 +55,15 @@ class CompactionPolicy:
 
     Attributes:
         fan_in: So many files of about the same size become one; a row is rewritten once per power of this.
-        max_rows: A rewritten file holds no more; also what a rewrite keeps in memory, about 0.3 GB per million.
+        max_rows: A rewritten file holds no more; also what a rewrite keeps in memory, at most half a GB per million
+            (measured on bars, the widest rows).
         max_bytes: A file as large is not merged any more.
         settle_ns: A past date counts as finished when nothing was added to it for so long.
         loose_share: A finished date is laid out again when this share of its rows came after the last time.
     """
 
     fan_in: int = 8
-    max_rows: int = 2_000_000
+    max_rows: int = 1_000_000
     max_bytes: int = 64 * 2**20
     settle_ns: int = 600 * 1_000_000_000
     loose_share: float = 0.1

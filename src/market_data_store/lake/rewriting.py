@@ -16,7 +16,6 @@ from market_data_core.steps import Step, reached
 from market_data_store.lake import parts
 from market_data_store.lake.folder import TableFolder
 from market_data_store.lake.planning import Job, Layout
-from market_data_store.lake.table import sync_files
 
 
 def rewrite(folder: TableFolder, job: Job, *, max_rows: int) -> list[parts.DataFile]:
@@ -42,7 +41,7 @@ def rewrite(folder: TableFolder, job: Job, *, max_rows: int) -> list[parts.DataF
                 written.append(parts.write(part, table_folder=folder.path, prefix=str(job.layout)))
                 reached(Step.MAINTENANCE_WRITTEN)
         _check_nothing_lost(folder, job, written)
-        sync_files(written)
+        parts.sync(written)
     except Exception:
         folder.count_leftovers(parts.remove([f.path for f in written]))
         raise

@@ -9,7 +9,6 @@ from typing import Final
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from market_data_core import disk
 from market_data_core.errors import ConfigurationError, TemporaryUnavailable, WriterConflict
 from market_data_core.steps import Step, reached
 from market_data_store.lake import commits, parts
@@ -121,7 +120,7 @@ class LakeTable:
                     self._folder.make_date(part.date)
                     files.append(parts.write(part, table_folder=self._folder.path, prefix=prefix))
                     reached(Step.DATA_FILE_WRITTEN)
-                sync_files(files)
+                parts.sync(files)
         except TemporaryUnavailable:
             self._discard(files)
             raise
@@ -164,15 +163,3 @@ class LakeTable:
 
     def _discard(self, files: Sequence[parts.DataFile]) -> None:
         self._folder.count_leftovers(parts.remove([f.path for f in files]))
-
-
-def sync_files(files: Sequence[parts.DataFile]) -> None:
-    """Make written data files durable, bytes and names.
-
-    Raises:
-        OSError: The disk refused.
-    """
-    for file in files:
-        disk.sync_file(file.path)
-    for folder in sorted({f.path.parent for f in files}):
-        disk.sync_dir(folder)

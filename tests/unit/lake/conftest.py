@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pyarrow as pa
 import pytest
 
@@ -82,9 +84,18 @@ def bars():
     return make
 
 
+@pytest.fixture(scope="session")
+def empty_lake(tmp_path_factory):
+    """The folder of a lake whose tables were made and never written to; making them takes ten times a copy."""
+    root = tmp_path_factory.mktemp("empty") / "lake"
+    Lake(root, "acme").open()
+    return root
+
+
 @pytest.fixture
-def lake(tmp_path):
+def lake(tmp_path, empty_lake):
     """An opened lake of tenant ``acme``."""
+    shutil.copytree(empty_lake, tmp_path / "lake")
     made = Lake(tmp_path / "lake", "acme")
     made.open()
     return made

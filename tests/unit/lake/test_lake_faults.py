@@ -151,7 +151,7 @@ def test_a_commit_that_is_there_although_it_raised_keeps_its_files(lake, trades,
 
 
 @pytest.mark.parametrize("step", [Step.DATA_FILE_WRITTEN, Step.DATA_FILE_SYNCED, Step.TABLE_COMMITTED])
-def test_an_append_that_died_anywhere_is_whole_or_absent(lake, trades, at_step, reopened, seqs, step):
+def test_an_append_that_died_anywhere_is_whole_or_absent(lake, trades, at_step, reopened, seqs, step):  # noqa: PLR0917  fixtures
     """A restart finds the position and exactly the rows below it."""
 
     class Killed(BaseException):

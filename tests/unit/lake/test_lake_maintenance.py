@@ -330,8 +330,8 @@ def test_writers_readers_and_upkeep_at_once(lake, trades, soon_ns):
 
 def test_a_week_of_commits_leaves_a_small_lake(lake, trades, reopened):
     """Files, log and what opening has to read stay bounded by the settings, not by how long it ran."""
-    days, per_day = 7, 40
-    policy = MaintenancePolicy(compaction=CompactionPolicy(fan_in=8), checkpoint_commits=20)
+    days, per_day = 7, 24
+    policy = MaintenancePolicy(compaction=CompactionPolicy(fan_in=8), checkpoint_commits=10)
     table = lake.table("trades")
     base_ns = FAR_NS - FAR_NS % DAY_NS
     position, peak_files, peak_log = 0, 0, 0
@@ -341,7 +341,7 @@ def test_a_week_of_commits_leaves_a_small_lake(lake, trades, reopened):
             rows = trades(position, 3, start_ns=base_ns + day * DAY_NS, step_ns=1)
             position += 3
             table.append(rows, writer="w", position=position, covers={"s": position})
-            if i % 10 == 9:
+            if i % 8 == 7:
                 now_ns = base_ns + day * DAY_NS + i * DAY_NS // per_day
                 assert maintain(lake, now_ns=now_ns, policy=policy, tables=["trades"]).failures == []
                 peak_files = max(peak_files, len(folder.data_files()))
@@ -349,8 +349,8 @@ def test_a_week_of_commits_leaves_a_small_lake(lake, trades, reopened):
     end_ns = base_ns + (days + 1) * DAY_NS
     for hours in (0, 2):
         maintain(lake, now_ns=end_ns + hours * HOUR_NS, policy=policy, tables=["trades"])
-    assert peak_log < 80
-    assert peak_files < 80
+    assert peak_log < 40
+    assert peak_files < 40
     assert len(folder.data_files()) == lake.counts()["trades"].files <= 2 * days
     again = reopened(lake)
     assert again.table("trades").position("w") == position

@@ -54,7 +54,7 @@ TEARS = {
 
 @pytest.mark.parametrize("at", [3, COMMITS])
 @pytest.mark.parametrize("tear", TEARS)
-def test_a_torn_commit_and_all_behind_it_are_set_aside(filled, log, reopened, trades, seqs, tear, at):
+def test_a_torn_commit_and_all_behind_it_are_set_aside(filled, log, reopened, trades, seqs, tear, at):  # noqa: PLR0917  fixtures
     """Every commit before the tear stands, the position says so, nothing is deleted, and writing goes on."""
     before = {p.name for p in log.path.iterdir()}
     TEARS[tear](log, at)
@@ -238,7 +238,7 @@ class _PowerCut(BaseException):
     "step",
     [s for s in Step if s.name.startswith(("DATA_FILE", "TABLE", "MAINTENANCE"))],
 )
-def test_a_power_cut_at_any_step_loses_nothing_acknowledged(
+def test_a_power_cut_at_any_step_loses_nothing_acknowledged(  # noqa: PLR0917  fixtures
     tmp_path, lake, trades, seqs, at_step, on_sync, step, names_reach_disk
 ):
     """All rows up to the position are there once, the position is not below the last acknowledged one, work goes on."""
@@ -284,7 +284,7 @@ def test_a_power_cut_at_any_step_loses_nothing_acknowledged(
     assert seqs(again) == list(range(position + 5))
 
 
-def test_what_a_fresh_view_shows_is_durable(lake, trades, at_step, tmp_path, on_sync, seqs):
+def test_what_a_fresh_view_shows_is_durable(lake, trades, at_step, tmp_path, on_sync, seqs):  # noqa: PLR0917  fixtures
     """A commit whose maker died before its sync is synced before anybody is told its position."""
     disk_left = _Disk(tmp_path / "lake")
     on_sync(disk_left.synced)

@@ -9,8 +9,8 @@ import pytest
 
 
 @pytest.fixture
-def memory_path(tmp_path):
-    """A folder where syncing costs nothing, for tests that open hundreds of logs."""
+def tmp_path(tmp_path):
+    """A folder in memory where there is one: these tests sync thousands of times."""
     memory = Path("/dev/shm")
     if not memory.is_dir():
         yield tmp_path

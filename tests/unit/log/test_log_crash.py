@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 
 import pytest
-from support import powerloss
-from support.logs import TINY, child, events, lines, prices, trades
 
 from market_data_core import disk
 from market_data_core.schemas import Origin
 from market_data_core.steps import Step
 from market_data_pipeline.log import LogReader, LogWriter
+from support import powerloss
+from support.log_writer_child import NEEDED, Task, acknowledged
+from support.logs import TINY, events, prices, trades
 
-COUNT = 420
 STEPS = [
     Step.LOG_APPEND_BEFORE,
     Step.LOG_APPEND_AFTER,
@@ -21,20 +20,11 @@ STEPS = [
     Step.LOG_TRIM_BEFORE,
     Step.LOG_TRIM_AFTER,
 ]
-
-
-def run_until_killed(folder, step, nth, shadow=None):
-    """Run a writer that dies at a step; return the offset and the durable end it acknowledged last."""
-    arguments = [folder, COUNT, step, nth, *([shadow] if shadow else [])]
-    with child("support.log_writer_child", *arguments) as process:
-        acknowledged = [tuple(map(int, line.split())) for line in lines(process)]
-    assert process.returncode in (-signal.SIGKILL, 0)
-    assert process.returncode or acknowledged[-1][0] == COUNT
-    return acknowledged[-1] if acknowledged else (0, 0)
+KILLS = [(420, 3), (840, 1), (1260, 5)]
 
 
 def check(folder, offset, end):
-    """Assert that all that was acknowledged is there, once, in order and rightly named, and that sources claim no more."""
+    """Assert that all that was acknowledged is there once, in order and rightly named, and sources claim no more."""
     first = min((int(p.stem) for p in folder.glob("*.log")), default=0)
     log = LogWriter(folder, TINY)
     assert log.durable_end >= end
@@ -42,7 +32,7 @@ def check(folder, offset, end):
     claimed = log.sources().get("file:x", 0)
     assert claimed >= offset
     log.close()
-    assert first <= max(0, end - 200)
+    assert first <= max(0, end - NEEDED)
     found = events(folder, first)
     numbers = [int(p) for *_, p in found]
     assert numbers == list(range(claimed - len(numbers), claimed))
@@ -55,9 +45,9 @@ def check(folder, offset, end):
 @pytest.mark.parametrize("step", STEPS)
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path, step):
     """Killed again and again at the same step, the log goes on each time from a whole record."""
-    for nth in (9, 4, 1):
-        offset, end = run_until_killed(tmp_path, step, nth)
-        check(tmp_path, offset, end)
+    for count, nth in KILLS:
+        told = [*acknowledged(Task(folder=tmp_path, count=count, step=step, nth=nth))]
+        check(tmp_path, *max(told, default=(0, 0)))
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])
@@ -66,10 +56,10 @@ def test_a_power_cut_loses_nothing_acknowledged(tmp_path, step, seed):
     """What was not synced is forgotten, or comes back in part: below the acknowledged end all is there."""
     folder, shadow = tmp_path / "log", tmp_path / "shadow"
     folder.mkdir()
-    for nth in (12, 3):
-        offset, end = run_until_killed(folder, step, nth, shadow)
+    for count, nth in KILLS:
+        told = [*acknowledged(Task(folder=folder, count=count, step=step, nth=nth, shadow=shadow))]
         powerloss.restore(shadow, folder, seed=seed)
-        check(folder, offset, end)
+        check(folder, *max(told, default=(0, 0)))
 
 
 def test_what_a_killed_writer_left_is_durable_once_the_log_is_open(tmp_path):

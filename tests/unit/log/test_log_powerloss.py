@@ -4,10 +4,11 @@ import os
 import sqlite3
 
 import pytest
-from support import powerloss
-from support.logs import child, lines
 
 from market_data_core import disk
+from market_data_core.steps import Step
+from support import powerloss
+from support.log_writer_child import Task, acknowledged
 
 
 @pytest.fixture
@@ -166,8 +167,7 @@ def test_the_shadow_of_a_killed_process_is_whole(tmp_path):
     """A process that dies in the middle of its work leaves a shadow that can be restored."""
     data, shadow = tmp_path / "data", tmp_path / "shadow"
     data.mkdir()
-    with child("support.log_writer_child", data, 210, "log.sync.after", 20, shadow) as process:
-        lines(process).read()
+    assert list(acknowledged(Task(folder=data, count=210, step=Step.LOG_SYNC_AFTER, nth=6, shadow=shadow)))
     powerloss.restore(shadow, data)
     assert list(data.glob("*.log"))
     assert not shadow.exists()

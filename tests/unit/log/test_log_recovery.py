@@ -4,6 +4,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
+
+from market_data_core.batch import Instrument
+from market_data_core.errors import LogError
+from market_data_core.schemas import Origin
+from market_data_pipeline.log import LogReader, LogWriter, RecordType, read_durable
 from support.logs import (
     AT_ONCE,
     TINY,
@@ -18,11 +23,6 @@ from support.logs import (
     read_all,
     trades,
 )
-
-from market_data_core.batch import Instrument
-from market_data_core.errors import LogError
-from market_data_core.schemas import Origin
-from market_data_pipeline.log import LogReader, LogWriter, RecordType, read_durable
 
 
 def write(folder, records, settings=AT_ONCE):
@@ -52,9 +52,9 @@ def copy_of(folder, target, size=None):
     return target
 
 
-def test_a_tail_torn_at_any_byte_is_cut_to_whole_records(memory_path):
+def test_a_tail_torn_at_any_byte_is_cut_to_whole_records(tmp_path):
     """Wherever in the last record writing stopped, all before it is kept and the next number follows on."""
-    one = memory_path / "one"
+    one = tmp_path / "one"
     log = LogWriter(one, AT_ONCE)
     log.append(trades(0, 10), origin=Origin.REPLAY)
     assert log.wait_durable(10, 5)
@@ -65,7 +65,7 @@ def test_a_tail_torn_at_any_byte_is_cut_to_whole_records(memory_path):
     content = path.read_bytes()
     log.close()
     for size in range(last[0], last[0] + last[3]):
-        torn = memory_path / "torn"
+        torn = tmp_path / "torn"
         torn.mkdir()
         (torn / path.name).write_bytes(content[:size])
         reopened = LogWriter(torn, replace(AT_ONCE, fsync=False))

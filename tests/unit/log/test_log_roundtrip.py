@@ -2,12 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.logs import AT_ONCE, TABLE, TINY, drain, events, growing, named_right, prices, read_all, trades
 
 from market_data_core.batch import Instrument, Instruments, SourceBatch, unlogged
 from market_data_core.clock import ManualClock
@@ -15,6 +13,7 @@ from market_data_core.errors import LogError
 from market_data_core.protocols import END_OF_TIME_NS, Mark
 from market_data_core.schemas import TABLE_SCHEMAS, UNLOGGED_SCHEMAS, Kind, Origin
 from market_data_pipeline.log import LogReader, LogWriter, RecordType
+from support.logs import AT_ONCE, TABLE, TINY, drain, events, growing, named_right, prices, read_all, trades
 
 TEXTS = ["", "plain", None, "ünïcødé ☃", "zero\0byte", "x" * 5000]
 
@@ -169,12 +168,65 @@ def test_corrupt_records_cannot_be_decoded(tmp_path):
         read_all(tmp_path)[0].events(Instruments())
 
 
+class History:
+    """A log, what was put into it, and a reader that follows it."""
+
+    def __init__(self, folder, options):
+        self.folder, self.options = folder, options
+        self.log = LogWriter(folder, options)
+        self.follower = LogReader(folder, 0)
+        self.tables = {"file:x": list(TABLE), "file:y": [Instrument(vendor="u", symbol="Z")]}
+        self.offsets: dict[str, int] = {}
+        self.expected: list[tuple[int, str, str, float]] = []
+        self.followed: list[int] = []
+        self.kept_from = 0
+
+    def append(self, source, count):
+        table, start = self.tables[source], self.offsets.get(source, 0)
+        first = self.log.append(trades(start, count, source, table), origin=Origin.REPLAY)
+        self.offsets[source] = start + count
+        for n in range(count):
+            entry = table[(start + n) % len(table)]
+            self.expected.append((first + n, entry.vendor, entry.symbol, float(start + n)))
+
+    def mark(self, source, count):
+        self.log.mark(Mark(vendor="v", ts_ns=count), origin=Origin.REPLAY)
+
+    def control(self, source, count):
+        self.log.control("session", {"n": count})
+
+    def barrier(self, source, count):
+        self.log.barrier()
+
+    def durable(self, source, count):
+        assert self.log.wait_durable(self.log.end, 5)
+
+    def grow(self, source, count):
+        table = self.tables[source]
+        table.append(Instrument(vendor="g", symbol=f"G{len(table)}"))
+
+    def reopen(self, source, count):
+        self.log.close()
+        self.log = LogWriter(self.folder, self.options)
+        assert self.log.sources() == self.offsets
+        assert not self.log.status.reports
+
+    def trim(self, source, count):
+        self.kept_from = self.follower.position
+        self.log.trim(self.kept_from)
+
+    def read(self, source, count):
+        self.followed.extend(r.first_seq + n for r in drain(self.follower) for n in range(r.count))
+
+    def end(self):
+        self.log.close()
+        self.read("", 0)
+        self.follower.close()
+
+
+ACTIONS = ["append", "append", "append", "mark", "control", "barrier", "durable", "grow", "reopen", "trim", "read"]
 OPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("append"), st.integers(1, 30), st.booleans()),
-        st.tuples(st.just("mark"), st.integers(0, 5), st.booleans()),
-        st.tuples(st.sampled_from(["control", "barrier", "durable", "reopen", "grow", "trim", "read"]), st.none()),
-    ),
+    st.tuples(st.sampled_from(ACTIONS), st.sampled_from(["file:x", "file:y"]), st.integers(1, 30)),
     min_size=1,
     max_size=40,
 )
@@ -186,53 +238,17 @@ def test_any_history_reads_back_exactly(tmp_path_factory, ops, segment_bytes, gr
     """Appends, marks, rolls, trims and reopenings in any order: from any position everything after it is there."""
     folder = tmp_path_factory.mktemp("log")
     options = replace(AT_ONCE, segment_bytes=segment_bytes, group_bytes=group_bytes, retention_s=0.0, fsync=False)
-    log = LogWriter(folder, options)
-    tables = {True: list(TABLE), False: [Instrument(vendor="u", symbol="Z")]}
-    expected: list[tuple[int, str, str, float]] = []
-    offsets: dict[str, int] = {}
-    follower = LogReader(folder, 0)
-    followed: list[int] = []
-    kept_from = 0
-    for op, *arguments in ops:
-        if op == "append":
-            count, which = arguments
-            source, table = ("file:x", "file:y")[which], tables[which]
-            start = offsets.get(source, 0)
-            first = log.append(trades(start, count, source, table), origin=Origin.REPLAY)
-            offsets[source] = start + count
-            for n in range(count):
-                entry = table[(start + n) % len(table)]
-                expected.append((first + n, entry.vendor, entry.symbol, float(start + n)))
-        elif op == "mark":
-            log.mark(Mark(vendor="v", ts_ns=arguments[0]), origin=Origin.REPLAY)
-        elif op == "control":
-            log.control("session", {"n": len(expected)})
-        elif op == "barrier":
-            log.barrier()
-        elif op == "durable":
-            assert log.wait_durable(log.end, 5)
-        elif op == "grow":
-            for table in tables.values():
-                table.append(Instrument(vendor="g", symbol=f"G{len(table)}"))
-        elif op == "reopen":
-            log.close()
-            log = LogWriter(folder, options)
-            assert log.sources() == offsets
-            assert not log.recovered.reports
-        elif op == "trim":
-            kept_from = follower.position
-            log.trim(kept_from)
-        else:
-            followed.extend(r.first_seq + n for r in drain(follower) for n in range(r.count))
-    log.close()
-    followed.extend(r.first_seq + n for r in drain(follower) for n in range(r.count))
-    follower.close()
-    assert followed == list(range(log.end))
+    history = History(folder, options)
+    for action, source, count in ops:
+        getattr(history, action)(source, count)
+    history.end()
+    log = history.log
+    assert history.followed == list(range(log.end))
     assert log.durable_end == log.end
-    position = data.draw(st.integers(kept_from, log.end))
-    got = [e for e in events(folder, position) if e[0] >= position]
-    assert got == [e for e in expected if e[0] >= position]
+    position = data.draw(st.integers(history.kept_from, log.end))
+    assert [e for e in events(folder, position) if e[0] >= position] == [
+        e for e in history.expected if e[0] >= position
+    ]
     assert not log.status.problem
     assert log.status.pending_bytes == 0
     assert log.status.size_bytes == sum(p.stat().st_size for p in folder.glob("*.log"))
-    assert np.unique([e[0] for e in got]).size == len(got)

@@ -54,9 +54,7 @@ def test_a_split_into_batches_changes_no_row(events, cuts, lateness):
     assert split.counts == whole.counts
 
 
-@given(
-    st.lists(trades(), max_size=60), st.lists(st.integers(1, 12), max_size=20), LATENESS, st.sampled_from([1, 2, 3])
-)
+@given(st.lists(trades(), max_size=60), st.lists(st.integers(1, 12), max_size=20), LATENESS, st.sampled_from([1, 2, 3]))
 def test_barriers_anywhere_give_the_same_bars(events, cuts, lateness, every):
     """Where barriers fall decides when a bar comes out, and nothing else."""
     whole = Drive(make(lateness=lateness)).run([events, end(), Barrier()])

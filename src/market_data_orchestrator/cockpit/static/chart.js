@@ -1,7 +1,7 @@
 // A strip chart on a canvas: fixed five-minute window, zero-based, last value as a tag, its words for those who cannot see it.
 
 import { el, setAttr, setText } from "./dom.js";
-import { DASH, rate } from "./format.js";
+import { DASH } from "./format.js";
 import { WINDOW_MS } from "./history.js";
 import { linear, niceCeil, short, spread } from "./scale.js";
 
@@ -18,8 +18,9 @@ export class StripChart {
   #values = [];
   #last = null;
 
-  constructor({ title, unit, series }) {
-    Object.assign(this, { title, unit, series });
+  /** `figure` writes a value: rate or count. */
+  constructor({ title, unit, series, figure }) {
+    Object.assign(this, { title, unit, series, figure });
     this.root = el("figure", { class: "chart" }, el("figcaption", {}, el("h3", {}, `${title}, ${unit}`), this.#legend), this.#canvas);
     for (const line of series) {
       const value = el("span", { class: "figure" }, DASH);
@@ -34,10 +35,10 @@ export class StripChart {
   update(samples, now) {
     const newest = samples.at(-1);
     const words = this.series.map((line, i) => {
-      const value = rate(newest?.[line.key]);
+      const value = this.figure(newest?.[line.key]);
       setText(this.#values[i], value);
       const seen = samples.map((s) => s[line.key]).filter((v) => v !== null);
-      const range = seen.length ? `, between ${rate(Math.min(...seen))} and ${rate(Math.max(...seen))}` : "";
+      const range = seen.length ? `, between ${this.figure(Math.min(...seen))} and ${this.figure(Math.max(...seen))}` : "";
       return `${line.name} ${value}${range}`;
     });
     setAttr(this.#canvas, "aria-label", `${this.title} in ${this.unit}, last five minutes: ${words.join("; ")}`);

@@ -1,7 +1,7 @@
 // A table that draws only the rows in sight. Order is that of the items: rows never move by themselves.
 
 import { el, setAttr, setText } from "./dom.js";
-import { label } from "./state.js";
+import { GLYPH, label } from "./state.js";
 
 export const ROW_PX = 24;
 const OVERSCAN = 6;
@@ -78,7 +78,7 @@ export class Table {
       if (column.kind === "progress") fillProgress(cell, value);
       else {
         const level = column.level?.(item) ?? null;
-        const shown = level !== null && column.kind === "state" ? label(level, value) : value;
+        const shown = level in GLYPH ? label(level, value) : value;
         setText(cell.firstElementChild, shown);
         setAttr(cell.firstElementChild, "data-level", level);
         setAttr(cell.firstElementChild, "title", shown.length > 12 ? shown : null);

@@ -27,8 +27,9 @@ def read_parquet(part: Part, source: PartBytes) -> Iterator[Block]:
     """
     handle = source.seekable()
     first = 1
+    dictionaries = [c for n, c in part.layout.used.items() if n in _NAMES and isinstance(c, str)]
     with _parquet_errors(part):
-        file = pq.ParquetFile(handle, read_dictionary=[part.layout.used[n] for n in _NAMES if n in part.layout.used])
+        file = pq.ParquetFile(handle, read_dictionary=dictionaries)
         names = file.schema_arrow.names
     located = locate(part, names)
     wanted = list(dict.fromkeys(names[i] for i in located.values()))
@@ -42,6 +43,7 @@ def read_parquet(part: Part, source: PartBytes) -> Iterator[Block]:
         describe = _parquet_row(table, first)
         yield Block(rows=batch.num_rows, table=table, places=np.arange(batch.num_rows), bad=(), describe=describe)
         first += batch.num_rows
+        source.note((first - 1) / file.metadata.num_rows)
 
 
 @contextmanager

@@ -223,6 +223,9 @@ def _midnight(layout: Layout, place: str) -> int | None:
 class PartBytes:
     """The bytes of one part, decompressed as they are read. Close it.
 
+    Attributes:
+        consumed_bytes: How much of the part's size on disk has been read; may be looked at from any thread.
+
     Raises:
         SourceError: The file cannot be read, or is not the one that was hashed.
     """
@@ -231,6 +234,7 @@ class PartBytes:
         self._part = part
         self._stack = ExitStack()
         self._read_bytes = 0
+        self.consumed_bytes = 0
         with translated(part.place), ExitStack() as stack:
             self._raw = stack.enter_context(part.path.open("rb"))
             if os.fstat(self._raw.fileno()).st_mtime_ns != part.modified_ns:
@@ -258,14 +262,16 @@ class PartBytes:
                 size_bytes -= len(piece)
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._read_bytes += len(data)
+        if self._part.member is None:
+            self.consumed_bytes = min(self._raw.tell(), self._part.size_bytes)
+        else:
+            # A zip does not say how far it is into a member, so compression is taken as even.
+            self.note(self._read_bytes / max(self._whole_bytes, 1))
         return data
 
-    def consumed_bytes(self) -> int:
-        """Return how much of the part's size on disk has been read."""
-        if self._part.member is None:
-            return min(self._raw.tell(), self._part.size_bytes)
-        # A zip does not say how far it is into a member, so compression is taken as even.
-        return self._part.size_bytes * self._read_bytes // max(self._whole_bytes, 1)
+    def note(self, fraction: float) -> None:
+        """Say how much of the part, 0 to 1, has been read through `seekable`."""
+        self.consumed_bytes = int(self._part.size_bytes * fraction)
 
     def seekable(self) -> IO[bytes]:
         """Return the bytes as a file that can be read anywhere; a compressed part is unpacked into a temporary one."""

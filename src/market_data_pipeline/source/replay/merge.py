@@ -100,7 +100,7 @@ class Merge:
 
     def consumed_bytes(self) -> int:
         """Return how much of the parts' sizes on disk has been read."""
-        return self._finished_bytes + sum(o.reader.consumed_bytes() for o in tuple(self._open))
+        return self._finished_bytes + sum(o.reader.consumed_bytes for o in tuple(self._open))
 
     def items(self) -> Iterator[Item]:
         """Give everything, then one mark per part and vendor.
@@ -112,7 +112,7 @@ class Merge:
         pending = sorted(((start_of(p), i, p) for i, p in enumerate(self._parts)), key=lambda x: x[:2], reverse=True)
         try:
             while (pending or self._open) and not self._stopped():
-                while pending and self._may_open(pending[-1][0]):
+                while pending and not self._stopped() and self._may_open(pending[-1][0]):
                     self._start(pending.pop()[2])
                 if self._open:
                     yield from self._step(alone=len(self._open) == 1 and not pending)

@@ -95,9 +95,10 @@ class PartReader:
         """
         return next(self._chunks, None)
 
+    @property
     def consumed_bytes(self) -> int:
-        """Return how much of the part's size on disk has been read."""
-        return self._source.consumed_bytes()
+        """How much of the part's size on disk has been read."""
+        return self._source.consumed_bytes
 
     def close(self) -> None:
         """Close the file. May be called twice."""
