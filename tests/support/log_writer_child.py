@@ -41,7 +41,7 @@ class Task:
 
 
 def acknowledged(task: Task) -> Iterator[tuple[int, int]]:
-    """Run a task in a process; give what it acknowledges, as (offset of the source, durable end), until it ends as it was told to."""
+    """Run a task in a process; give what it acknowledges, as (offset, durable end), until it ends as it was told to."""
     paths = [str(ROOT / "src"), str(ROOT / "tests")]
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, before])

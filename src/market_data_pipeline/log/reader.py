@@ -97,28 +97,30 @@ class LogReader:
             LogError: What comes next was trimmed away, or the disk cannot be read.
         """
         try:
-            durable, given = self._durable(), 0
-            while self.position < durable and given < max_rows:
-                if self._fd < 0 and not self._open_at(self.position):
-                    return
-                found = self._next(durable)
-                if found is _Found.WAIT:
-                    return
-                if found is _Found.DAMAGE:
-                    if not self._step_over(durable):
-                        return
-                elif found is _Found.END:
-                    if not self._follow(durable):
-                        return
-                elif isinstance(found, Record) and self._take(found):
+            yield from self._walk(max_rows)
+        except OSError as exc:
+            for first_seq, _ in list_segments(self._folder)[:1]:
+                # A file that is not there was trimmed between looking for it and opening it.
+                self._check_held(first_seq)
+            raise LogError(f"log {self._folder} cannot be read after seq {self.position}: {exc}") from exc
+
+    def _walk(self, max_rows: int) -> Iterator[Record]:
+        durable, given = self._durable(), 0
+        while self.position < durable and given < max_rows:
+            if self._fd < 0 and not self._open_at(self.position):
+                return
+            found = self._next(durable)
+            if isinstance(found, Record):
+                if self._take(found):
                     given += found.count
                     yield self._checked(found) if self._doubtful else found
-        except OSError as exc:
-            if isinstance(exc, FileNotFoundError):
-                # Trimmed between looking for a segment and opening it.
-                for first_seq, _ in list_segments(self._folder)[:1]:
-                    self._check_held(first_seq)
-            raise LogError(f"log {self._folder} cannot be read after seq {self.position}: {exc}") from exc
+            elif not self._go_on(found, durable):
+                return
+
+    def _go_on(self, found: _Found, durable: int) -> bool:
+        if found is _Found.DAMAGE:
+            return self._step_over(durable)
+        return found is _Found.END and self._follow(durable)
 
     def _check_held(self, first_seq: int) -> None:
         if first_seq > self.position:

@@ -289,7 +289,7 @@ class LogWriter:
                 with self._condition:
                     self.status.size_bytes -= size
                 removed += 1
-            if removed:
+                # One after the other: a power cut must not bring back what lies before a hole.
                 disk.sync_dir(self._folder)
                 reached(Step.LOG_TRIM_AFTER)
         except OSError as exc:

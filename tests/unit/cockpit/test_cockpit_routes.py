@@ -49,7 +49,16 @@ async def test_every_answer_carries_the_policy(client, path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/ui/none.js", "/ui/index.html", "/ui/", "/ui/routes.py", "/ui/../routes.py", "/ui/%2e%2e/routes.py", "/ui/a/b.js"]
+    "path",
+    [
+        "/ui/none.js",
+        "/ui/index.html",
+        "/ui/",
+        "/ui/routes.py",
+        "/ui/../routes.py",
+        "/ui/%2e%2e/routes.py",
+        "/ui/a/b.js",
+    ],
 )
 async def test_all_else_is_not_found(client, path):
     """Nothing but the listed files is served, whatever the path says."""

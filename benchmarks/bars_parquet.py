@@ -1,0 +1,93 @@
+"""Real ticks in Parquet through validation into 1 s bars, to a null sink, in one process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from benchmarks import direct, ticks, yardsticks
+from benchmarks.context import Context, median_rate, rate_spread, rounds, seconds
+from benchmarks.direct import BarsFound
+from benchmarks.profiles import profiled
+from benchmarks.results import Result, Target
+
+ROW = "parquet"
+OBJECTS, KERNEL, COPY, READ = "object per tick", "NumPy kernel", "memory copy", "pyarrow reading alone"
+
+
+def run(ctx: Context) -> list[Result]:
+    """Measure, and compare the bars of all ways over the same ticks."""
+    made = ticks.prepare(ctx)
+    checked = compare(made.sample)
+    loaded = [yardsticks.load(f)[1] for f in made.files]
+    kernel_events = sum(len(c[0]) for c in loaded)
+    cpu = time.process_time()
+    times = rounds(
+        {
+            "ours": lambda: seconds(lambda: direct.run(made.files)),
+            OBJECTS: lambda: seconds(lambda: yardsticks.object_pipeline(made.sample)),
+            KERNEL: lambda: seconds(lambda: [yardsticks.kernel(c) for c in loaded]),
+            COPY: lambda: seconds(lambda: [column.copy() for columns in loaded for column in columns]),
+            READ: lambda: seconds(lambda: [pq.read_table(f) for f in made.files]),
+        },
+        ctx.rounds,
+    )
+    wall_and_cpu = {"cpu_s_of_row": round(time.process_time() - cpu, 2)}
+    result = Result(
+        row=ROW,
+        what="ticks in Parquet → validate → 1 s bars → null sink",
+        value=median_rate(made.events, times["ours"]),
+        spread=rate_spread(made.events, times["ours"]),
+        unit="events/s",
+        yardsticks={
+            OBJECTS: median_rate(made.sample_events, times[OBJECTS]),
+            KERNEL: median_rate(kernel_events, times[KERNEL]),
+            COPY: median_rate(kernel_events, times[COPY]),
+            READ: median_rate(made.events, times[READ]),
+        },
+        target=Target(value=5e6, yardstick=OBJECTS, ratio=25.0),
+        detail={
+            "events": made.events,
+            "events_of_object_pipeline": made.sample_events,
+            "ticks": made.described,
+            "rounds": ctx.rounds,
+            **checked,
+            **wall_and_cpu,
+        },
+    )
+    if ctx.profile:
+        profiled("parquet", lambda: direct.run(made.files))
+    return [result]
+
+
+def compare(sample: Sequence[Path]) -> dict[str, float]:
+    """Make the bars of a sample in all three ways; return counts.
+
+    Raises:
+        AssertionError: A bar differs, so no figure would mean anything.
+    """
+    sink = direct.run(sample, keep=True)
+    ours = sink.found()
+    objects = yardsticks.object_pipeline(sample)
+    kernel: BarsFound = {}
+    for path in sample:
+        kernel |= yardsticks.kernel_bars(path)
+    for name, theirs in (("object pipeline", objects), ("kernel", kernel)):
+        if ours.keys() != theirs.keys():
+            raise AssertionError(f"{len(ours.keys() ^ theirs.keys())} bars are only in ours or only in the {name}'s")
+        differing = [key for key in ours if not all(map(math.isclose, ours[key], theirs[key]))]
+        if differing:
+            key = differing[0]
+            raise AssertionError(f"{len(differing)} bars differ from the {name}'s, {key}: {ours[key]}, {theirs[key]}")
+    return {
+        "bars_compared": len(ours),
+        "late": sink.late,
+        "volume": sum(v[4] for v in ours.values()),
+        "volume_object_pipeline": sum(v[4] for v in objects.values()),
+        "volume_kernel": sum(v[4] for v in kernel.values()),
+        "events_in_bars": sum(v[5] for v in ours.values()),
+    }
