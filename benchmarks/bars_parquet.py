@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks import direct, ticks, yardsticks
@@ -25,18 +26,21 @@ def run(ctx: Context) -> list[Result]:
     checked = compare(made.sample)
     loaded = [yardsticks.load(f)[1] for f in made.files]
     kernel_events = sum(len(c[0]) for c in loaded)
-    cpu = time.process_time()
+    # Copied into memory that is there already: a fresh page costs more than the copy into it.
+    copies = [[np.empty_like(column) for column in columns] for columns in loaded]
     times = rounds(
         {
             "ours": lambda: seconds(lambda: direct.run(made.files)),
             OBJECTS: lambda: seconds(lambda: yardsticks.object_pipeline(made.sample)),
             KERNEL: lambda: seconds(lambda: [yardsticks.kernel(c) for c in loaded]),
-            COPY: lambda: seconds(lambda: [column.copy() for columns in loaded for column in columns]),
+            COPY: lambda: seconds(lambda: _copy(loaded, copies)),
             READ: lambda: seconds(lambda: [pq.read_table(f) for f in made.files]),
         },
         ctx.rounds,
     )
-    wall_and_cpu = {"cpu_s_of_row": round(time.process_time() - cpu, 2)}
+    cpu = time.process_time()
+    taken = seconds(lambda: direct.run(made.files))
+    cpu_share = round((time.process_time() - cpu) / taken, 2)
     result = Result(
         row=ROW,
         what="ticks in Parquet → validate → 1 s bars → null sink",
@@ -56,12 +60,18 @@ def run(ctx: Context) -> list[Result]:
             "ticks": made.described,
             "rounds": ctx.rounds,
             **checked,
-            **wall_and_cpu,
+            "cores_used": cpu_share,
         },
     )
     if ctx.profile:
         profiled("parquet", lambda: direct.run(made.files))
     return [result]
+
+
+def _copy(loaded: list[yardsticks.Columns], copies: list[list[np.ndarray]]) -> None:
+    for columns, places in zip(loaded, copies, strict=True):
+        for column, place in zip(columns, places, strict=True):
+            np.copyto(place, column)
 
 
 def compare(sample: Sequence[Path]) -> dict[str, float]:

@@ -164,4 +164,3 @@ def _rows(symbol: pa.Array, day: int, minute: np.ndarray, volume: np.ndarray, se
     schema = TABLE_SCHEMAS[Kind.BARS]
     arrays = [pa.array(columns[f.name]).cast(f.type) for f in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
-

@@ -62,9 +62,7 @@ def prepare(ctx: Context) -> Ticks:
         pq.write_table(head, sample[-1])
         sample_events += head.num_rows
     what = "recorded US equity ticks" if ctx.recordings else "made-up ticks (no recordings here)"
-    return Ticks(
-        files=tuple(files), sample=tuple(sample), events=events, sample_events=sample_events, described=what
-    )
+    return Ticks(files=tuple(files), sample=tuple(sample), events=events, sample_events=sample_events, described=what)
 
 
 def zipped_csv(ctx: Context) -> list[Path]:

@@ -156,7 +156,9 @@ def kernel(columns: Columns, *, batch_rows: int = 8192, interval_ns: int = _SECO
     return _reduced(*(np.concatenate(c) for c in zip(*parts, strict=True)))
 
 
-def _reduced(ids, starts, opens, highs, lows, closes, volume, count):
+def _reduced(*columns):
+    # Symbol, start, open, high, low, close, volume and count of rows in their order in time.
+    ids, starts, opens, highs, lows, closes, volume, count = columns
     order = np.lexsort((starts, ids))
     ids, starts = ids[order], starts[order]
     new = np.ones(len(ids), np.bool_)
@@ -180,6 +182,4 @@ def kernel_bars(path: Path) -> BarsFound:
     symbols, columns = load(path)
     what = "TRADES" if "trades" in path.name else "MIDPOINT"
     rows = zip(*(c.tolist() for c in kernel(columns)), strict=True)
-    return {
-        (symbols[int(i)], what, int(start)): (o, h, low, c, v, int(n)) for i, start, o, h, low, c, v, n in rows
-    }
+    return {(symbols[int(i)], what, int(start)): (o, h, low, c, v, int(n)) for i, start, o, h, low, c, v, n in rows}

@@ -161,6 +161,7 @@ KIND_FIELDS: Final[dict[Kind, tuple[pa.Field, ...]]] = {
 }
 """The columns that make a kind what it is, in order."""
 
+
 def interval_ns(name: str) -> int:
     """Return the length of a bar interval in nanoseconds.
 

@@ -99,7 +99,9 @@ class ReplayJobs:
         self.recent = self._look()
         return current
 
-    def _register(self, source: ReplaySource, plan: Sequence[tuple[Path, Layout, str, int]], appended: int) -> dict[str, Any]:
+    def _register(
+        self, source: ReplaySource, plan: Sequence[tuple[Path, Layout, str, int]], appended: int
+    ) -> dict[str, Any]:
         progress = source.progress
         offsets = self._engine.resume_offsets()
         new = stored = 0

@@ -249,7 +249,9 @@ class WorkerConsumers:
 
 def main() -> int:
     """Run the consumers that the first line on standard input asks for."""
-    logging.basicConfig(level=os.environ.get("ORCH_LOG_LEVEL", "INFO"), format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")
+    logging.basicConfig(
+        level=os.environ.get("ORCH_LOG_LEVEL", "INFO"), format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
+    )
     out = sys.stdout
     sys.stdout = sys.stderr  # whatever else is printed must not mix with what the parent reads
     line = sys.stdin.readline()

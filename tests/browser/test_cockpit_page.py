@@ -62,10 +62,24 @@ def status_of(**changes):
         },
         "provider": {"name": "synthetic", "state": "live", "symbols": 40, "events": 1_204_331, "rate_events_s": 1204.2},
         "sources": [
-            {"name": "synthetic", "state": "live", "events": 1_204_331, "rate_events_s": 1204.2, "refused": 0, "age_s": 0.1},
+            {
+                "name": "synthetic",
+                "state": "live",
+                "events": 1_204_331,
+                "rate_events_s": 1204.2,
+                "refused": 0,
+                "age_s": 0.1,
+            },
             {"name": "replay-nasdaq", "state": "done", "events": 50_000, "rate_events_s": 0, "refused": 3, "age_s": 61},
         ],
-        "log": {"id": "l1", "epoch": 3, "end": 1_254_331, "durable_end": 1_254_300, "size_bytes": 73_400_320, "full": False},
+        "log": {
+            "id": "l1",
+            "epoch": 3,
+            "end": 1_254_331,
+            "durable_end": 1_254_300,
+            "size_bytes": 73_400_320,
+            "full": False,
+        },
         "store": {
             "url": "file:lake",
             "tenant": "default",
@@ -77,34 +91,86 @@ def status_of(**changes):
             "commit_age_s": 1.2,
         },
         "consumers": [
-            {"name": "history", "state": "running", "position": 1_254_300, "lag_events": 31, "commit_age_s": 1.2,
-             "restarts": 0, "rate_events_s": 1203.9, "unaccounted": 0, "nodes": []},
-            {"name": "bars", "state": "running", "position": 1_254_310, "lag_events": 21, "commit_age_s": 0.8,
-             "restarts": 1, "rate_events_s": 1204.0, "unaccounted": 0, "nodes": []},
+            {
+                "name": "history",
+                "state": "running",
+                "position": 1_254_300,
+                "lag_events": 31,
+                "commit_age_s": 1.2,
+                "restarts": 0,
+                "rate_events_s": 1203.9,
+                "unaccounted": 0,
+                "nodes": [],
+            },
+            {
+                "name": "bars",
+                "state": "running",
+                "position": 1_254_310,
+                "lag_events": 21,
+                "commit_age_s": 0.8,
+                "restarts": 1,
+                "rate_events_s": 1204.0,
+                "unaccounted": 0,
+                "nodes": [],
+            },
         ],
         "ledger": {
-            "received": 1_254_331, "stored": 1_200_235, "absorbed": 54_000, "duplicate": 12, "filtered": 40, "late": 1,
-            "suppressed": 0, "quarantined": 9, "failed": 0, "in_flight": 3, "queued": 31, "unaccounted": 0,
+            "received": 1_254_331,
+            "stored": 1_200_235,
+            "absorbed": 54_000,
+            "duplicate": 12,
+            "filtered": 40,
+            "late": 1,
+            "suppressed": 0,
+            "quarantined": 9,
+            "failed": 0,
+            "in_flight": 3,
+            "queued": 31,
+            "unaccounted": 0,
         },
         "attention": [],
         "symbols": symbols_of(40),
         "jobs": [
-            {"id": "replay-7", "kind": "replay", "state": "running", "rows": 50_000, "rejected": 3, "fraction": 0.42,
-             "detail": "nasdaq 2024-05-06", "error": None},
-            {"id": "replay-6", "kind": "replay", "state": "failed", "rows": 120, "rejected": 0, "fraction": 0.01,
-             "detail": "lse 2024-05-07", "error": "file ends in the middle of a row"},
+            {
+                "id": "replay-7",
+                "kind": "replay",
+                "state": "running",
+                "rows": 50_000,
+                "rejected": 3,
+                "fraction": 0.42,
+                "detail": "nasdaq 2024-05-06",
+                "error": None,
+            },
+            {
+                "id": "replay-6",
+                "kind": "replay",
+                "state": "failed",
+                "rows": 120,
+                "rejected": 0,
+                "fraction": 0.01,
+                "detail": "lse 2024-05-07",
+                "error": "file ends in the middle of a row",
+            },
         ],
-    }  # fmt: skip
+    }
     return status | changes
 
 
 def symbols_of(count):
     """Quotes of as many symbols, the fourth without an event for a while."""
     return [
-        {"vendor": "synthetic", "symbol": f"SYM{i:04d}", "bid": 100 + i / 4, "ask": 100.01 + i / 4, "last": 100.01 + i / 4,
-         "age_s": 90.0 if i == 3 else 0.2, "events": 1000 + i, "decimals": 2}
+        {
+            "vendor": "synthetic",
+            "symbol": f"SYM{i:04d}",
+            "bid": 100 + i / 4,
+            "ask": 100.01 + i / 4,
+            "last": 100.01 + i / 4,
+            "age_s": 90.0 if i == 3 else 0.2,
+            "events": 1000 + i,
+            "decimals": 2,
+        }
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 class Service:
@@ -156,7 +222,11 @@ class Service:
 async def server():
     """The cockpit's routes and the scripted WebSocket on a free loopback port; one service for each test."""
     current = []
-    app = Starlette(routes=[*cockpit_routes(), WebSocketRoute("/ws/status", lambda ws: current[-1].endpoint(ws))])
+
+    async def endpoint(websocket):
+        await current[-1].endpoint(websocket)
+
+    app = Starlette(routes=[*cockpit_routes(), WebSocketRoute("/ws/status", endpoint)])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None)
@@ -180,6 +250,21 @@ async def browser():
         await chromium.close()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def contexts(browser):
+    """Browser contexts by size and colour scheme; a new one for every test would take most of the time."""
+    made = {}
+
+    async def get(width, height, dark):
+        if (width, height, dark) not in made:
+            made[width, height, dark] = await browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+            )
+        return made[width, height, dark]
+
+    return get
+
+
 @pytest_asyncio.fixture(loop_scope="module")
 async def service(server):
     """The service behind the page of one test."""
@@ -190,18 +275,15 @@ async def service(server):
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def open_page(server, service, browser):
+async def open_page(server, service, contexts):
     """Opens the cockpit; afterwards nothing may have been thrown, logged as an error or refused by the policy."""
-    contexts, faults = [], []
+    pages, faults = [], []
     # Chromium logs each refused connection itself; pages of tests that take the service away have these.
     expected = ["WebSocket connection to"]
 
     async def make(path="/ui", *, width=1440, height=900, dark=False):
-        context = await browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
-        )
-        contexts.append(context)
-        page = await context.new_page()
+        page = await (await contexts(width, height, dark)).new_page()
+        pages.append(page)
         page.set_default_timeout(DEADLINE_S * 1000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda line: faults.append(line.text) if line.type in ("error", "warning") else None)
@@ -210,8 +292,8 @@ async def open_page(server, service, browser):
 
     make.expected = expected
     yield make
-    for context in contexts:
-        await context.close()
+    for page in pages:
+        await page.close()
     assert [fault for fault in faults if not any(words in fault for words in expected)] == []
 
 
@@ -338,7 +420,12 @@ async def test_the_keyboard_reaches_every_view(service, open_page):
     page = await open_page()
     await expect(page.locator("#ledger")).to_be_visible()
 
-    for key, path, landmark in (("2", "market", "#symbols"), ("4", "jobs", "#jobs"), ("9", "status", "#status-json"), ("1", "overview", "#ledger")):  # fmt: skip
+    for key, path, landmark in (
+        ("2", "market", "#symbols"),
+        ("4", "jobs", "#jobs"),
+        ("9", "status", "#status-json"),
+        ("1", "overview", "#ledger"),
+    ):
         await page.keyboard.press(key)
         await expect(page.locator(landmark)).to_be_visible()
         assert page.url.endswith(f"#/{path}")
@@ -399,7 +486,8 @@ async def test_jobs_show_progress_and_errors(service, open_page):
 
 async def test_the_message_is_there_as_json(service, open_page):
     """View 9 has the whole message to the digit, holds it still, and copies it."""
-    raw = '{"type":"status","data":{"node":"a","ts_event":1715003400123456789,"f":1.10,"e":{},"l":[],"s":"a,b: {\\"c\\"}"}}'
+    fields = r'"node":"a","ts_event":1715003400123456789,"f":1.10,"e":{},"l":[],"s":"a,b: {\"c\"}"'
+    raw = '{"type":"status","data":{' + fields + "}}"
     await service.say(None, raw=raw)
     page = await open_page("/ui#/status")
 
@@ -425,7 +513,7 @@ async def test_missing_fields_are_dashes(service, open_page, status):
     page = await open_page()
 
     await expect(page.locator("#ledger .verdict")).to_have_text("◇ balance unknown")
-    await expect(page.locator("#ledger dd").first).to_have_text("–")
+    await expect(page.locator("#ledger dd").first).to_have_text("\N{EN DASH}")
     await expect(page.locator("#attention .empty")).to_contain_text("silent about its health")
     for key, landmark in (("2", "#symbols"), ("4", "#jobs"), ("9", "#status-json")):
         await page.keyboard.press(key)
@@ -517,8 +605,11 @@ async def test_charts_have_words(service, open_page):
     await service.say(status_of())
     page = await open_page()
 
-    label = page.locator("canvas").first
-    await expect(label).to_have_attribute("aria-label", "Throughput in events/s, last five minutes: in 1,204, between 1,204 and 1,204; out 2,408, between 2,408 and 2,408")  # fmt: skip
+    words = (
+        "Throughput in events/s, last five minutes: "
+        "in 1,204, between 1,204 and 1,204; out 2,408, between 2,408 and 2,408"
+    )
+    await expect(page.locator("canvas").first).to_have_attribute("aria-label", words)
     await expect(page.locator("canvas[role=img][aria-label]")).to_have_count(3)
 
 
@@ -562,8 +653,8 @@ async def test_it_is_accessible(service, open_page, width, dark):
 
 async def serious(axe, page):
     """What axe calls serious or critical: rule and element."""
-    found = (await axe.run(page)).response["violations"]
-    return [(v["id"], n["target"], n.get("failureSummary")) for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"]]  # fmt: skip
+    found = [v for v in (await axe.run(page)).response["violations"] if v["impact"] in ("serious", "critical")]
+    return [(v["id"], node["target"], node.get("failureSummary")) for v in found for node in v["nodes"]]
 
 
 def unwell_status():
@@ -591,12 +682,36 @@ def unwell_status():
         ],
         "ledger": well["ledger"] | {"unaccounted": 12, "received": 1_254_343},
         "attention": [
-            {"severity": "warn", "what": "no event for 61 s; session open", "since_ts": now - 61, "limit": "30 s", "component": "provider"},
-            {"severity": "bad", "what": "12 events unaccounted in bars", "since_ts": now - 4000, "limit": "0", "component": "ledger"},
-            {"severity": "bad", "what": "another writer committed to bars", "since_ts": now - 90000, "limit": None, "component": "store"},
-            {"severity": "stale", "what": "SYM0003 has no event for 90 s", "since_ts": now - 90, "limit": "60 s", "component": "feed"},
+            {
+                "severity": "warn",
+                "what": "no event for 61 s; session open",
+                "since_ts": now - 61,
+                "limit": "30 s",
+                "component": "provider",
+            },
+            {
+                "severity": "bad",
+                "what": "12 events unaccounted in bars",
+                "since_ts": now - 4000,
+                "limit": "0",
+                "component": "ledger",
+            },
+            {
+                "severity": "bad",
+                "what": "another writer committed to bars",
+                "since_ts": now - 90000,
+                "limit": None,
+                "component": "store",
+            },
+            {
+                "severity": "stale",
+                "what": "SYM0003 has no event for 90 s",
+                "since_ts": now - 90,
+                "limit": "60 s",
+                "component": "feed",
+            },
         ],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("path", ["overview", "market", "jobs", "status"])
@@ -607,7 +722,8 @@ async def test_nothing_sticks_out_of_a_phone(service, open_page, path):
     await expect(page.locator(".view")).to_be_visible()
 
     assert await page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert await page.evaluate("Math.max(...[...document.querySelectorAll('.panel')].map(p => p.getBoundingClientRect().right))") <= 390  # fmt: skip
+    rights = "[...document.querySelectorAll('.panel')].map(panel => panel.getBoundingClientRect().right)"
+    assert max(await page.evaluate(rights)) <= 390
 
 
 async def test_the_policy_holds(service, open_page):
@@ -617,6 +733,8 @@ async def test_the_policy_holds(service, open_page):
     page = await open_page()
     await expect(page.locator("#ledger")).to_be_visible()
 
-    refused = await page.evaluate("() => { try { document.body.innerHTML = '<b>x</b>'; return ''; } catch (e) { return e.name; } }")  # fmt: skip
+    refused = await page.evaluate(
+        "() => { try { document.body.innerHTML = '<b>x</b>'; return ''; } catch (error) { return error.name; } }"
+    )
 
     assert refused == "TypeError"

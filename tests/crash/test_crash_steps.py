@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
-from support.crash import Chain
+from support.crash import Chain, write_recording
 from support.crash_child import Life
 
 from market_data_core.steps import Step
+
+DEATHS = 10
 
 
 @pytest.mark.parametrize("step", Step)
@@ -17,3 +21,25 @@ def test_nothing_is_lost_or_doubled_by_an_end_at_this_step(tmp_path, step):
     assert chain.die(step), "the step was not reached a second time"
     chain.cut_power()
     assert chain.finish() == []
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("source", ["synthetic", "replay"])
+@pytest.mark.parametrize("end", ["kill", "power cut"])
+@pytest.mark.parametrize("step", Step)
+def test_ten_ends_at_this_step_lose_and_double_nothing(tmp_path, step, end, source):
+    """However often, and wherever in the run, the step is the last one reached."""
+    files = write_recording(tmp_path / "files", 8000) if source == "replay" else []
+    deaths = 0
+    for round_ in count():
+        chain = Chain(
+            life=Life(data_dir=str(tmp_path / f"data{round_}"), count=16000, files=files), power=end == "power cut"
+        )
+        while deaths + chain.deaths < DEATHS and chain.die(step, nth=1 + (deaths + chain.deaths) % 3):
+            if chain.power:
+                chain.cut_power(seed=deaths + chain.deaths if chain.deaths % 2 else None)
+        assert chain.finish() == [], f"after {chain.deaths} deaths"
+        assert chain.deaths, "the step was not reached"
+        deaths += chain.deaths
+        if deaths >= DEATHS:
+            return

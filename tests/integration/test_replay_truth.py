@@ -39,7 +39,9 @@ def day_ns(day: str, hour: int = 0, minute: int = 0) -> int:
 def bars_sha(data_dir, symbol: str, interval: str, start_ns: int, end_ns: int) -> tuple[int, str]:
     bars = Lake(data_dir / "lake", "default").bars(symbol, interval, start_ns=start_ns, end_ns=end_ns)
     columns = [bars.column("ts_event").to_pylist()]
-    columns += [np.rint(bars.column(c).to_numpy() * 10_000).astype(int).tolist() for c in ("open", "high", "low", "close")]
+    columns += [
+        np.rint(bars.column(c).to_numpy() * 10_000).astype(int).tolist() for c in ("open", "high", "low", "close")
+    ]
     columns += [bars.column("volume").to_numpy().astype(int).tolist(), bars.column("trade_count").to_pylist()]
     text = "".join(",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
     return bars.num_rows, hashlib.sha256(text.encode()).hexdigest()

@@ -169,5 +169,9 @@ def _report(job: Job, settings: OrchestratorSettings, *, as_json: bool) -> int:
             + (f", {result['rejected']:,} rows quarantined" if result["rejected"] else ""),
             highlight=False,
         )
-        OUT.print(f'Look: mdo query --data-dir {settings.data_path} "select * from bars limit 5"', highlight=False, soft_wrap=True)
+        OUT.print(
+            f'Look: mdo query --data-dir {settings.data_path} "select * from bars limit 5"',
+            highlight=False,
+            soft_wrap=True,
+        )
     return 0

@@ -44,7 +44,11 @@ def up(
     )
 
     def started(url: str) -> None:
-        ERR.print(f"Cockpit: [bold]{url}[/bold]   provider {settings.provider}   data in {settings.data_path}", soft_wrap=True)
-        ERR.print('Ask it:  mdo query "select symbol, count(*) from trades group by symbol"   End: Ctrl-C', soft_wrap=True)
+        ERR.print(
+            f"Cockpit: [bold]{url}[/bold]   provider {settings.provider}   data in {settings.data_path}", soft_wrap=True
+        )
+        ERR.print(
+            'Ask it:  mdo query "select symbol, count(*) from trades group by symbol"   End: Ctrl-C', soft_wrap=True
+        )
 
     return launcher.run(settings, started=started)

@@ -16,21 +16,10 @@ from starlette.routing import BaseRoute, Route
 
 from market_data_core.errors import ConfigurationError
 
-COCKPIT_CSP: Final = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "connect-src 'self'",
-        "font-src 'self'",
-        "manifest-src 'self'",
-        "base-uri 'none'",
-        "frame-ancestors 'none'",
-        "form-action 'self'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
+COCKPIT_CSP: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; font-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 """Content security policy of the cockpit: only its own files run, and no text ever becomes markup."""
 

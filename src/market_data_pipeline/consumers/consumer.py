@@ -230,7 +230,8 @@ class _Session:
                 if operator.name in saved.operators:
                     operator.restore(saved.operators[operator.name])
         self._sinks = {
-            name: _Sink(consumer._store.table(name), self._spec.name) for name in sorted(set(self._spec.routes.values()))
+            name: _Sink(consumer._store.table(name), self._spec.name)
+            for name in sorted(set(self._spec.routes.values()))
         }
         position = saved.position if saved is not None else 0
         self._reader = self._open(position)
@@ -493,9 +494,7 @@ def _joined(span: list[EventBatch]) -> list[EventBatch]:
     groups: dict[tuple[Kind, str, str], list[EventBatch]] = {}
     for batch in span:
         groups.setdefault((batch.kind, str(batch.origin), batch.source_id), []).append(batch)
-    return [
-        g[0] if len(g) == 1 else g[-1].with_data(pa.concat_batches([b.data for b in g])) for g in groups.values()
-    ]
+    return [g[0] if len(g) == 1 else g[-1].with_data(pa.concat_batches([b.data for b in g])) for g in groups.values()]
 
 
 def _sentence(exc: Exception) -> str:

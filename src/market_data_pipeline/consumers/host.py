@@ -72,9 +72,7 @@ class ConsumerHost:
 
     def status(self) -> HostStatus:
         """Return how every consumer is doing now."""
-        return HostStatus(
-            consumers={c.spec.name: {**asdict(c.status), "ledger": c.ledger()} for c in self._consumers}
-        )
+        return HostStatus(consumers={c.spec.name: {**asdict(c.status), "ledger": c.ledger()} for c in self._consumers})
 
     @property
     def is_running(self) -> bool:

@@ -58,7 +58,9 @@ def read_snapshot(path: Path) -> Snapshot | None:
     crc = int.from_bytes(content[len(_MAGIC) : len(_MAGIC) + 4], "little")
     if not content.startswith(_MAGIC) or zlib.crc32(body) != crc:
         aside = path.with_suffix(".damaged")
-        LOG.error("snapshot %s is damaged; set aside as %s, its consumer reads the log from the start", path, aside.name)
+        LOG.error(
+            "snapshot %s is damaged; set aside as %s, its consumer reads the log from the start", path, aside.name
+        )
         path.replace(aside)
         return None
     return Snapshot(**json.loads(body))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -105,9 +106,8 @@ class Chain:
         self.queue_node, self.sink_node = self.ledger[names[-2]], self.ledger[names[-1]]
         self.failures: deque[Failure] = deque(maxlen=_KEPT_FAILURES)
         self._on_error = on_error
-        self._transforms = [
-            (t, n, self.ledger[n]) for t, n in zip(steps.transforms, of_transforms, strict=True)
-        ]
+        self._problem: TransformError | None = None
+        self._transforms = [(t, n, self.ledger[n]) for t, n in zip(steps.transforms, of_transforms, strict=True)]
         self._source = self.ledger[SOURCE]
         self.columns = (
             Columns(
@@ -123,12 +123,13 @@ class Chain:
             else None
         )
 
-    async def take(self, item: Any) -> list[Any]:
-        """Take a batch, a mark or one value from the source; return the values that have come through.
+    @property
+    def problem(self) -> TransformError | None:
+        """What ends the run; what had come through before stands."""
+        return self._problem or (self.columns.problem if self.columns is not None else None)
 
-        Raises:
-            TransformError: A step failed, and that ends the run.
-        """
+    async def take(self, item: Any) -> list[Any]:
+        """Take a batch, a mark or one value from the source; return the values that have come through."""
         if self.columns is None:
             self._source.received += 1
             self._source.passed += 1
@@ -137,27 +138,24 @@ class Chain:
             return await self._viewed(self.columns.take(item))
         if not isinstance(item, Quote | Trade | Bar):
             self._source.received += 1
-            self._failed(SOURCE, self._source, item, ValidationError(f"{type(item).__name__} is no quote, trade or bar"))
+            self._failed(
+                SOURCE, self._source, item, ValidationError(f"{type(item).__name__} is no quote, trade or bar")
+            )
             return []
         self.columns.take_event(item)
-        self._source.in_flight = self.columns.loose_rows
         return []
 
     async def barrier(self) -> list[Any]:
         """Return the values that are due by now, such as bars that have closed."""
         if self.columns is None:
             return []
-        out = self.columns.barrier()
-        self._source.in_flight = self.columns.loose_rows
-        return await self._viewed(out)
+        return await self._viewed(self.columns.barrier())
 
     async def end(self) -> list[Any]:
         """Return what is left: the source has no more, and all windows close."""
         if self.columns is None:
             return []
-        out = self.columns.end()
-        self._source.in_flight = self.columns.loose_rows
-        return await self._viewed(out)
+        return await self._viewed(self.columns.end())
 
     async def _viewed(self, batches: Iterable[EventBatch]) -> list[Any]:
         node = self.ledger[EVENTS]
@@ -175,12 +173,18 @@ class Chain:
             out: list[Any] = []
             for value in values:
                 node.received += 1
+                if self._problem is not None:
+                    node.suppressed += 1
+                    continue
                 try:
                     made = await _process(transform, value)
+                except asyncio.CancelledError:
+                    node.suppressed += 1
+                    raise
                 except Exception as exc:  # noqa: BLE001  the supervisor of users' steps: counted, kept, and told
                     self._failed(name, node, value, exc)
                     continue
-                passed = sum(m is value for m in made[:1]) or int(any(m is value for m in made))
+                passed = int(any(m is value for m in made))
                 node.passed += passed
                 node.emitted += len(made) - passed
                 if not made:
@@ -197,7 +201,8 @@ class Chain:
         failure = Failure(node=name, event=text, error=f"{type(exc).__name__}: {exc}")
         self.failures.append(failure)
         if self._on_error == "stop":
-            raise TransformError(f"{name} failed on {text}: {failure.error}") from exc
+            self._problem = TransformError(f"{name} failed on {text}: {failure.error}")
+            self._problem.__cause__ = exc
         # The 1st, 2nd, 4th, 8th …: a step that fails on everything must not drown the log; all are counted.
         if node.failed & (node.failed - 1) == 0:
             _log.warning("event failed", node=name, failed=node.failed, occurrence=text, error=failure.error)

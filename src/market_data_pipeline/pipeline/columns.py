@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -30,6 +31,9 @@ def is_operator(candidate: object) -> TypeGuard[Operator]:
 class Columns:
     """Runs operators over batches and keeps their accounts.
 
+    An operator that fails cannot be trusted any more: `problem` names it from then on, what it was given counts as
+    failed, and what comes after that as suppressed.
+
     Args:
         operators: In order.
         nodes: The account of each.
@@ -52,6 +56,7 @@ class Columns:
         source: NodeCounts,
     ) -> None:
         self.waiting_rows = 0
+        self.problem: TransformError | None = None
         self._operators = list(zip(operators, nodes, strict=True))
         self._origin = origin
         self._vendor = vendor
@@ -70,15 +75,12 @@ class Columns:
     def take_event(self, event: Any) -> None:
         """Take one value; it is worked on at the next barrier."""
         self._source.received += 1
+        self._source.in_flight += 1
         self._loose.append(event)
         self.waiting_rows += 1
 
     def take(self, item: SourceBatch | Mark) -> list[EventBatch]:
-        """Take what a source gives; return what has come through all operators.
-
-        Raises:
-            TransformError: An operator failed; names it. Its state cannot be trusted any more.
-        """
+        """Take what a source gives; return what has come through all operators."""
         if isinstance(item, Mark):
             # What the mark closes must hold all that came before it.
             out = self.barrier()
@@ -89,18 +91,14 @@ class Columns:
         return self._work(item)
 
     def barrier(self) -> list[EventBatch]:
-        """Return what is due: windows that have closed.
-
-        Raises:
-            TransformError: An operator failed.
-        """
+        """Return what is due, such as bars of windows that have closed."""
         out = self._work_loose()
+        self.waiting_rows = 0
         if not self._moved:
             return out
-        self._moved, self.waiting_rows = False, 0
+        self._moved = False
         for at, (operator, node) in enumerate(self._operators):
-            result = _call(operator, lambda o=operator: o.barrier(self._end, self._ts_known))
-            _account(operator, node, result)
+            result = self._call(operator, node, partial(operator.barrier, self._end, self._ts_known))
             for batch in result.out:
                 out += self._pass(at + 1, batch)
         return out
@@ -119,6 +117,7 @@ class Columns:
 
     def _work_loose(self) -> list[EventBatch]:
         events, self._loose = self._loose, []
+        self._source.in_flight = 0
         out: list[EventBatch] = []
         for vendor, values in _by_vendor(events, self._vendor).items():
             instruments = self._vendors.setdefault(vendor, [])
@@ -177,26 +176,26 @@ class Columns:
             if batch.kind not in operator.kinds:
                 node.passed += len(batch)
                 continue
-            try:
-                result = _call(operator, lambda o=operator, b=batch: o.process(b))
-            except TransformError:
-                node.failed += len(batch)
-                raise
-            _account(operator, node, result)
+            if self.problem is not None:
+                node.suppressed += len(batch)
+                return []
+            result = self._call(operator, node, partial(operator.process, batch), rows=len(batch))
             return [done for out in result.out for done in self._pass(place + 1, out)]
         return [batch]
 
-
-def _call(operator: Operator, work: Callable[[], Result]) -> Result:
-    try:
-        return work()
-    except Exception as exc:
-        raise TransformError(f"operator {operator.name} failed: {type(exc).__name__}: {exc}") from exc
-
-
-def _account(operator: Operator, node: NodeCounts, result: Result) -> None:
-    node.take(result)
-    node.in_flight = operator.in_flight()
+    def _call(self, operator: Operator, node: NodeCounts, work: Callable[[], Result], rows: int = 0) -> Result:
+        if self.problem is not None:
+            return Result()
+        try:
+            result = work()
+        except Exception as exc:  # noqa: BLE001  the supervisor of operators: counted, kept, and raised by the run
+            node.failed += rows
+            self.problem = TransformError(f"operator {operator.name} failed: {type(exc).__name__}: {exc}")
+            self.problem.__cause__ = exc
+            return Result()
+        node.take(result)
+        node.in_flight = operator.in_flight()
+        return result
 
 
 def _by_vendor(events: Iterable[Any], default: str) -> dict[str, list[Any]]:

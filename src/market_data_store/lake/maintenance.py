@@ -106,6 +106,7 @@ def maintain(
 
     Raises:
         ConfigurationError: A table is not declared.
+        TemporaryUnavailable: A table that was there has vanished.
     """
     report = MaintenanceReport()
     for name in tables:

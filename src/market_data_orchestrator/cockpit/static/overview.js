@@ -22,21 +22,20 @@ function problemOf(consumer) {
 const sourceColumns = [
   { label: "source", kind: "text", scope: "row", value: (s) => text(s.name) },
   { label: "state", kind: "state", value: (s) => text(s.state), level: (s) => levelOf(s.state) },
-  { label: "events/s", kind: "num", value: (s) => rate(s.rate_events_s) },
-  { label: "events", kind: "num", value: (s) => count(s.events) },
-  { label: "refused", kind: "num", value: (s) => count(s.refused), level: (s) => trouble(num(s.refused)) },
-  { label: "age", kind: "num", value: (s) => duration(s.age_s) },
-  { label: "problem", kind: "text", width: "wide", value: (s) => text(s.problem), level: (s) => (s.problem && levelOf(s.state) === "bad" ? "bad" : trouble(s.problem)) },
+  { label: "events/s", kind: "num", width: "few", value: (s) => rate(s.rate_events_s) },
+  { label: "events", kind: "num", width: "count", value: (s) => count(s.events) },
+  { label: "refused", kind: "num", width: "few", value: (s) => count(s.refused), level: (s) => trouble(num(s.refused)) },
+  { label: "age", kind: "num", width: "few", value: (s) => duration(s.age_s) },
+  { label: "problem", kind: "text", value: (s) => text(s.problem), level: (s) => (s.problem && levelOf(s.state) === "bad" ? "bad" : trouble(s.problem)) },
 ];
 
 const consumerColumns = [
   { label: "consumer", kind: "text", scope: "row", value: (c) => text(c.name) },
   { label: "state", kind: "state", value: (c) => text(c.state), level: (c) => levelOf(c.state) },
-  { label: "events/s", kind: "num", value: (c) => rate(c.rate_events_s) },
-  { label: "lag", kind: "num", value: (c) => count(c.lag_events) },
-  { label: "restarts", kind: "num", value: (c) => count(c.restarts) },
-  { label: "unaccounted", kind: "num", value: (c) => count(c.unaccounted), level: (c) => (lostBy(c) ? "bad" : null) },
-  { label: "problem", kind: "text", width: "wide", value: problemOf, level: (c) => (problemOf(c) === DASH ? null : levelOf(c.state) === "bad" ? "bad" : "warn") },
+  { label: "events/s", kind: "num", width: "few", value: (c) => rate(c.rate_events_s) },
+  { label: "lag", kind: "num", width: "count", value: (c) => count(c.lag_events) },
+  { label: "unaccounted", kind: "num", width: "count", value: (c) => count(c.unaccounted), level: (c) => (lostBy(c) ? "bad" : null) },
+  { label: "problem", kind: "text", value: problemOf, level: (c) => (problemOf(c) === DASH ? null : levelOf(c.state) === "bad" ? "bad" : "warn") },
 ];
 
 const CHARTS = [

@@ -40,6 +40,6 @@ export const quoteColumns = [
   at("bid"),
   at("ask"),
   at("last"),
-  { label: "age", kind: "num", value: (q) => duration(q.age_s), level: (q) => (q.level === "stale" ? "aged" : null) },
-  { label: "events", kind: "num", value: (q) => count(q.events) },
+  { label: "age", kind: "num", width: "few", value: (q) => duration(q.age_s), level: (q) => (q.level === "stale" ? "aged" : null) },
+  { label: "events", kind: "num", width: "count", value: (q) => count(q.events) },
 ];

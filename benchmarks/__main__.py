@@ -1,0 +1,53 @@
+"""The command line: ``python -m benchmarks [row ...] [--quick] [--out bench-results] [--profile]``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import bars_csv, bars_parquet, footprint, lake_bars, live, stored
+from benchmarks.context import Context, default_cache, find_recordings, machine
+from benchmarks.results import Result, show, write
+
+ROWS = {m.ROW: m for m in (bars_parquet, bars_csv, stored, live, lake_bars, footprint)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run rows, print them and write them down; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures the platform.")
+    described = "; ".join(f"{name}: {(m.__doc__ or '').partition('.')[0]}" for name, m in ROWS.items())
+    parser.add_argument(
+        "rows", nargs="*", metavar="row", choices=[*ROWS, []], help=f"all if none is named. {described}"
+    )
+    parser.add_argument("--quick", action="store_true", help="a smoke run in seconds; its figures mean nothing")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds")
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder of the results")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for tables that are dear to build")
+    parser.add_argument("--profile", action="store_true", help="also print where time goes, with py-spy")
+    given = parser.parse_args(arguments)
+    console = Console()
+    facts = machine()
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as work:
+        fields = {"work": Path(work), "cache": given.cache, "recordings": find_recordings(), "profile": given.profile}
+        if given.rounds:
+            fields["rounds"] = given.rounds
+        ctx = Context.quick(**fields) if given.quick else Context(**fields)
+        for name in given.rows or ROWS:
+            with console.status(f"{name} ..."):
+                results += ROWS[name].run(ctx)
+    show(results, console)
+    name = f"{time.strftime('%Y-%m-%d')}-{platform.node()}" + ("-quick" if given.quick else "")
+    for path in write(results, facts, given.out, name):
+        console.print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

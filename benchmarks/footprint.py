@@ -1,0 +1,135 @@
+"""Memory of an idle service, and how soon it answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+from benchmarks.context import REPOSITORY, Context
+from benchmarks.results import Result, Target
+
+ROW = "footprint"
+_START_S = 60.0
+_STOP_S = 30.0
+_MIB = 2**20
+
+
+def run(ctx: Context) -> list[Result]:
+    """Measure with the consumers in a process of their own and in threads."""
+    results = []
+    for workers in ("process", "thread"):
+        starts, idle = [], {}
+        for at in range(ctx.rounds):
+            try:
+                # Only the last round idles: memory does not scatter as times do.
+                taken, found = _service(ctx.work / "footprint", workers, ctx.idle_s if at == ctx.rounds - 1 else 0.0)
+            except RuntimeError as exc:
+                results.append(Result(row=ROW, what=f"service, consumers by {workers}", skipped=str(exc)))
+                break
+            starts.append(taken)
+            idle = found
+        else:
+            results += _results(workers, starts, idle)
+    return results
+
+
+def _results(workers: str, starts: list[float], idle: dict[str, Any]) -> list[Result]:
+    return [
+        Result(
+            row=ROW,
+            what=f"memory of the idle service, consumers by {workers} (PSS of all its processes)",
+            value=sum(p["pss_mib"] for p in idle.values()),
+            unit="MiB",
+            target=Target(value=150.0, higher_is_better=False),
+            detail=idle,
+        ),
+        Result(
+            row=ROW,
+            what=f"start of the service to its first healthy answer, consumers by {workers}",
+            value=statistics.median(starts),
+            spread=(min(starts), max(starts)),
+            unit="s",
+            target=Target(value=2.0, higher_is_better=False),
+            detail={"starts": len(starts)},
+        ),
+    ]
+
+
+def _service(data_dir: Path, workers: str, idle_s: float) -> tuple[float, dict[str, Any]]:
+    shutil.rmtree(data_dir, ignore_errors=True)
+    data_dir.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ORCH_")} | {
+        "PYTHONPATH": str(REPOSITORY / "src"),
+        "ORCH_DATA_DIR": str(data_dir),
+        "ORCH_HEALTH_PORT": str(port),
+        "ORCH_WORKERS": workers,
+        "ORCH_PROVIDER_RATE": "1",
+        "ORCH_AUDIT_LOG_PATH": str(data_dir / "audit.jsonl"),
+    }
+    errors = data_dir / "stderr"
+    with errors.open("wb") as stderr:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "market_data_orchestrator.launcher"],
+            env=environment,
+            cwd=data_dir,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+    try:
+        _wait_healthy(process, port, started + _START_S, errors)
+        taken = time.monotonic() - started
+        if idle_s:
+            time.sleep(idle_s)
+        return taken, _memory(process.pid) if idle_s else {}
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _wait_healthy(process: subprocess.Popen[bytes], port: int, until: float, errors: Path) -> None:
+    state = "no answer"
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise RuntimeError(f"the service ended with code {process.returncode}: {errors.read_text()[-300:]}")
+        connection = HTTPConnection("127.0.0.1", port, timeout=2.0)
+        try:
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            state = orjson.loads(answer.read()).get("state", str(answer.status))
+        except OSError:
+            pass  # nobody listens yet
+        finally:
+            connection.close()
+        if state == "healthy":
+            return
+        time.sleep(0.01)
+    raise RuntimeError(f"the service was not healthy within {_START_S:.0f} s: {state}")
+
+
+def _memory(pid: int) -> dict[str, Any]:
+    service = psutil.Process(pid)
+    found = {}
+    for process in (service, *service.children(recursive=True)):
+        info = process.memory_full_info()
+        name = "service" if process.pid == pid else process.cmdline()[-1].rpartition(".")[2]
+        found[name] = {"rss_mib": round(info.rss / _MIB, 1), "pss_mib": round(getattr(info, "pss", info.rss) / _MIB, 1)}
+    return found

@@ -1,0 +1,132 @@
+"""The live path at 10,000 events/s: from receipt to taps and to the durable log, alone and under load.
+
+Every variant is the whole service in a process of its own. An event's time is the one at which it fell due, so a loop
+that wakes late cannot hide it; the linger of the source (1 ms) is therefore inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.context import REPOSITORY, Context
+from benchmarks.results import Result, Target
+from market_data_core.schemas import TABLE_SCHEMAS, Kind
+from market_data_store.lake import Lake
+
+ROW = "live"
+RATE = 10_000
+LOADS = ("alone", "query", "maintenance", "clients")
+WORKERS = ("thread", "process")
+_DAY_NS = 86_400 * 1_000_000_000
+_FIRST_DAY_NS = 19_000 * _DAY_NS
+_FILE_ROWS = 15_000
+_FILES_PER_DATE = 24
+_TARGETS_MS = {"tap": 10.0, "log": 20.0}
+
+
+def run(ctx: Context) -> list[Result]:
+    """Measure every load with consumers in threads and in a process of their own."""
+    full = ctx.live_s >= 10
+    stored = _stored(ctx, dates=12 if full else 2)
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for load in LOADS:
+        # Both modes of one load stand side by side, so that a drift of the machine touches them alike.
+        for workers in WORKERS:
+            found[(load, workers)] = _variant(ctx, stored, load, workers, warmup_s=3.0 if full else 1.0)
+    return [_result(*key, to, figures) for key, figures in found.items() for to in _TARGETS_MS]
+
+
+def _result(load: str, workers: str, to: str, figures: dict[str, Any]) -> Result:
+    what = f"live at {RATE} events/s, {load}, consumers by {workers}: due → {'tap' if to == 'tap' else 'durable log'}"
+    if "problem" in figures:
+        return Result(row=ROW, what=what, skipped=figures["problem"])
+    due = figures[f"due_to_{to}_ms"]
+    others = {k: v for k, v in figures.items() if not k.startswith("due_to")}
+    return Result(
+        row=ROW,
+        what=what,
+        value=due["p99"],
+        spread=(due["p50"], due["p999"]),
+        unit="ms p99 (p50 to p99.9)",
+        target=Target(value=_TARGETS_MS[to], higher_is_better=False),
+        detail={"due": due, **others},
+    )
+
+
+def _variant(ctx: Context, stored: Path, load: str, workers: str, *, warmup_s: float) -> dict[str, Any]:
+    data_dir = ctx.work / "live"
+    shutil.rmtree(data_dir, ignore_errors=True)
+    data_dir.mkdir()
+    shutil.copytree(stored, data_dir / "lake")
+    order = {"data_dir": str(data_dir), "load": load, "workers": workers, "rate": RATE}
+    order |= {"seconds": ctx.live_s, "warmup_s": warmup_s}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.live_service", json.dumps(order)],
+            check=False,  # how it ended is told with the row
+            capture_output=True,
+            text=True,
+            timeout=ctx.live_s + warmup_s + 120,
+            cwd=data_dir,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired as exc:
+        return {"problem": f"the measured service did not end: {exc.timeout} s"}
+    finally:
+        shutil.rmtree(data_dir, ignore_errors=True)
+    last = done.stdout.strip().rpartition("\n")[2]
+    if done.returncode or not last:
+        return {"problem": f"the measured service ended with code {done.returncode}: {done.stderr.strip()[-300:]}"}
+    return dict(json.loads(last))
+
+
+# A lake with quotes of past dates in many small files: what a query reads and what compaction has to do.
+def _stored(ctx: Context, *, dates: int) -> Path:
+    root = ctx.cache / f"small-files-{dates}"
+    if (root / "ready").is_file():
+        return root
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    lake = Lake(root, "default")
+    lake.open()
+    table = lake.table(str(Kind.QUOTES))
+    position = 0
+    for date in range(dates):
+        for file in range(_FILES_PER_DATE):
+            rows = _quotes(_FIRST_DAY_NS + date * _DAY_NS, position, seed=file)
+            position += rows.num_rows
+            table.append(rows, writer="filling", position=position, covers={})
+    (root / "ready").write_text("\n")
+    return root
+
+
+def _quotes(start_ns: int, seq: int, *, seed: int) -> pa.Table:
+    draw = np.random.default_rng(seed)
+    rows = _FILE_ROWS
+    ts = start_ns + np.sort(draw.integers(0, _DAY_NS, rows))
+    bid = np.round(100 + draw.normal(0, 1, rows), 2)
+    columns = {
+        "vendor": pa.repeat("bench", rows),
+        "symbol": pa.array([f"S{i:03d}" for i in range(100)]).take(pa.array(draw.integers(0, 100, rows))),
+        "ts_event": ts,
+        "ts_recv": ts,
+        "seq": np.arange(seq, seq + rows),
+        "flags": np.zeros(rows, np.int32),
+        "origin": pa.repeat("synthetic", rows),
+        "bid_price": bid,
+        "bid_size": draw.integers(1, 100, rows).astype(np.float64),
+        "ask_price": bid + 0.01,
+        "ask_size": draw.integers(1, 100, rows).astype(np.float64),
+    }
+    schema = TABLE_SCHEMAS[Kind.QUOTES]
+    return pa.Table.from_arrays([pa.array(columns[f.name]).cast(f.type) for f in schema], schema=schema)

@@ -1,0 +1,102 @@
+"""A disk that is full, or cannot be written, for a while."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import time
+
+import pytest
+from support.crash import reference
+from support.crash_child import Life, end_of, settings_of, source_of
+from support.crash_verdict import broken_promises
+
+from market_data_pipeline.engine import Engine
+
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def mounted():
+    """Mount things until the test is over."""
+    places = []
+
+    def mount(*arguments, on):
+        on.mkdir(parents=True, exist_ok=True)
+        if subprocess.run(["mount", *arguments, str(on)], capture_output=True).returncode:
+            pytest.skip("nothing can be mounted here, so a disk cannot be filled or made read-only; run as root")
+        places.append(on)
+
+    yield mount
+    for place in reversed(places):
+        subprocess.run(["umount", "--lazy", str(place)], check=False)
+
+
+@pytest.fixture
+def life(tmp_path):
+    return Life(data_dir=str(tmp_path / "data"), count=6000)
+
+
+def problems_of(engine):
+    """What health would name, by component."""
+    status = engine.status()
+    return {
+        "log": status["log"]["problem"],
+        "lake": " ".join(c["problem"] for c in status["consumers"].values()),
+        "consumers": " ".join(c["problem"] for c in status["consumers"].values()),
+    }
+
+
+def until(claim):
+    give_up = time.monotonic() + WAIT_S
+    while not claim():
+        assert time.monotonic() < give_up, "it did not come about in time"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("component", ["log", "lake", "consumers"])
+def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path, mounted, life, component):
+    """While there is no room the component says so; once there is, everything goes on by itself."""
+    folder = tmp_path / "data" / component
+    mounted("-t", "tmpfs", "-o", "size=16m", "tmpfs", on=folder)
+    engine = Engine(settings_of(life))
+    engine.open()
+    ballast = folder / "ballast"
+    fill(ballast)
+    source = source_of(life)
+    engine.add(source)
+    until(lambda: problems_of(engine)[component])
+    said = problems_of(engine)[component]
+    ballast.unlink()
+    ended = end_of(engine, source.name, WAIT_S)
+    assert str(folder) in said or "table" in said or "disk" in said
+    assert broken_promises(reference(life), tmp_path / "data" / "lake", ended, calm=False) == []
+
+
+@pytest.mark.parametrize("component", ["log", "lake", "consumers"])
+def test_a_read_only_disk_is_named_and_nothing_is_lost(tmp_path, mounted, life, component):
+    """While nothing can be written the component says so; once it can, everything goes on by itself."""
+    folder = tmp_path / "data" / component
+    engine = Engine(settings_of(life))
+    engine.open()
+    mounted("--bind", str(folder), on=folder)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+    source = source_of(life)
+    engine.add(source)
+    until(lambda: problems_of(engine)[component])
+    said = problems_of(engine)[component]
+    subprocess.run(["mount", "-o", "remount,bind,rw", str(folder)], check=True)
+    ended = end_of(engine, source.name, WAIT_S)
+    assert str(folder) in said or "table" in said or "disk" in said
+    assert broken_promises(reference(life), tmp_path / "data" / "lake", ended, calm=False) == []
+
+
+def fill(ballast):
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while file.write(b"\0" * size):
+                    pass
+            except OSError as exc:
+                assert exc.errno == errno.ENOSPC

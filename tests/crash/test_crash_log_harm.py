@@ -1,0 +1,54 @@
+"""A log that is gone, older than the lake, torn or damaged, with the lake kept."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from support.crash import Chain, segments, write_recording
+from support.crash_child import Life
+
+from market_data_core.steps import Step
+
+
+@pytest.fixture(params=["synthetic", "replay"])
+def chain(tmp_path, request):
+    files = write_recording(tmp_path / "files", 3500) if request.param == "replay" else []
+    return Chain(life=Life(data_dir=str(tmp_path / "data"), count=7000, files=files, retention_s=3600.0))
+
+
+def test_a_deleted_log_loses_and_doubles_nothing(chain):
+    """The sources give again what is not stored everywhere, and tables take only what they lack."""
+    assert chain.die(Step.TABLE_COMMITTED, nth=9)
+    shutil.rmtree(chain.log)
+    assert chain.finish(same_log=False) == []
+
+
+def test_a_log_restored_from_an_older_copy_loses_and_doubles_nothing(chain, tmp_path):
+    """What the old copy holds is known to be stored; what it lacks is given again."""
+    assert chain.die(Step.TABLE_COMMITTED, nth=5)
+    shutil.copytree(chain.log, tmp_path / "older")
+    assert chain.die(Step.TABLE_COMMITTED, nth=5)
+    shutil.rmtree(chain.log)
+    shutil.copytree(tmp_path / "older", chain.log)
+    assert chain.finish(same_log=False) == []
+
+
+@pytest.mark.parametrize("tail", ["cut", "garbage"])
+def test_a_torn_tail_loses_and_doubles_nothing(chain, tail):
+    """A last record that is not whole, or followed by what is none, is cut off and given again."""
+    assert chain.die(Step.LOG_SYNC_AFTER, nth=10)
+    newest = segments(chain.log)[-1]
+    content = newest.read_bytes()
+    newest.write_bytes(content[:-7] if tail == "cut" else content + bytes(range(200)))
+    assert chain.finish(same_log=False) == []
+
+
+def test_corrupt_records_in_the_middle_lose_and_double_nothing(chain):
+    """A damaged byte in every segment: what is still needed from there on is given again."""
+    assert chain.die(Step.DATA_FILE_WRITTEN, nth=9)
+    for path in segments(chain.log):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    assert chain.finish(same_log=False) == []
