@@ -40,9 +40,11 @@ class SystemClock:
         self._monotonic_start_ns = time.monotonic_ns()
 
     def now_ns(self) -> int:
+        """Return the time now, UTC nanoseconds since the epoch."""
         return self._wall_start_ns + time.monotonic_ns() - self._monotonic_start_ns
 
     def monotonic_s(self) -> float:
+        """Return seconds on a scale that no clock step moves."""
         return time.monotonic()
 
     def step_ns(self) -> int:
@@ -50,6 +52,7 @@ class SystemClock:
         return time.time_ns() - self.now_ns()
 
     async def sleep(self, delay_s: float) -> None:
+        """Wait that many seconds."""
         await asyncio.sleep(delay_s)
 
 
@@ -65,12 +68,15 @@ class ManualClock:
         self._sleepers: list[tuple[int, asyncio.Future[None]]] = []
 
     def now_ns(self) -> int:
+        """Return the time now, UTC nanoseconds since the epoch."""
         return self._now_ns
 
     def monotonic_s(self) -> float:
+        """Return seconds on a scale that no clock step moves."""
         return self._now_ns / NS_PER_SECOND
 
     async def sleep(self, delay_s: float) -> None:
+        """Wait until the clock has been moved on that far."""
         if delay_s <= 0:
             await asyncio.sleep(0)
             return

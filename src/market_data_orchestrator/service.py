@@ -149,7 +149,7 @@ class Service:
                 detail="nothing was running",
             )
 
-    def _gap(self, source: str, cause: str, begins: bool) -> None:  # noqa: FBT001  a callback's claim
+    def _gap(self, source: str, cause: str, *, begins: bool) -> None:
         # Called by the capture thread; SQLite answers in well under a millisecond and such moments are rare.
         if self.state is None:
             return

@@ -30,7 +30,9 @@ class OrchestratorSettings(BaseSettings):
     api_key: SecretStr = Field(SecretStr(""), description="Admin key; empty makes one at the first start.")
     runtime_mode: Literal["dag", "streaming", "batch"] = Field("dag", description="How pipelines are run.")
     feedback_url: str = Field("memory://", description="Feedback bus: memory:// or redis://host:port/db.")
-    feedback_enabled: bool = Field(True, description="Slow down sources that can wait when the store falls behind.")
+    feedback_enabled: bool = Field(
+        default=True, description="Slow down sources that can wait when the store falls behind."
+    )
     provider: str = Field("synthetic", description="Where market data comes from: a market_data.providers entry point.")
     symbols: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="What to subscribe to, comma-separated; empty for the provider's own."
@@ -61,7 +63,7 @@ class OrchestratorSettings(BaseSettings):
     ws_interval_sec: float = Field(2.0, gt=0, description="Seconds between messages on /ws/status.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", description="What is logged.")
     log_format: Literal["json", "text"] = Field("json", description="How it is logged.")
-    log_fsync: bool = Field(True, description="False gives up durability against power loss for speed.")
+    log_fsync: bool = Field(default=True, description="False gives up durability against power loss for speed.")
     log_retention: float = Field(86400.0, description="How long the log is kept: seconds, or 30m, 24h, 7d.")
     log_max_bytes: int | None = Field(None, description="Largest size of the log: bytes, or 512M, 20G; empty for none.")
     log_reserve_bytes: int = Field(64 << 20, description="Disk space the log leaves free for commits and state.")
@@ -69,7 +71,7 @@ class OrchestratorSettings(BaseSettings):
     maintenance_sec: float = Field(60.0, ge=0, description="Seconds between store maintenance runs; 0 for never.")
     query_timeout_sec: float = Field(30.0, gt=0, description="How long a query may take.")
     query_max_rows: int = Field(100_000, ge=1, description="How many rows a query may return.")
-    jwt_enabled: bool = Field(False, description="Accept tokens of an OpenID provider.")
+    jwt_enabled: bool = Field(default=False, description="Accept tokens of an OpenID provider.")
     oidc_issuer: str = Field("", description="Its issuer URL.")
     oidc_audience: str = Field("market-data-orchestrator", description="The audience its tokens must name.")
     oidc_client_id: str = Field("", description="Client id for browser login.")
@@ -77,13 +79,13 @@ class OrchestratorSettings(BaseSettings):
     jwks_url: str = Field("", description="Where its keys are.")
     jwt_role_claim: str = Field("roles", description="Which claim names the role.")
     jwt_cache_ttl: int = Field(3600, ge=0, description="Seconds its keys are kept.")
-    dual_auth: bool = Field(True, description="Accept keys beside tokens.")
+    dual_auth: bool = Field(default=True, description="Accept keys beside tokens.")
     redis_rate_limit_url: str = Field("", description="Shared rate limits; in this process when empty.")
-    rate_limit_enabled: bool = Field(True, description="Limit control actions.")
+    rate_limit_enabled: bool = Field(default=True, description="Limit control actions.")
     rate_limit_max_per_minute: int = Field(5, ge=1, description="Control actions per minute, action and actor.")
     audit_log_path: Path = Field(Path("logs/audit.jsonl"), description="The audit file.")
-    audit_log_enabled: bool = Field(True, description="Keep the audit file.")
-    audit_required: bool = Field(False, description="Refuse actions that cannot be audited.")
+    audit_log_enabled: bool = Field(default=True, description="Keep the audit file.")
+    audit_required: bool = Field(default=False, description="Refuse actions that cannot be audited.")
     api_keys_file: Path | None = Field(None, description="File of hashed keys.")
     federation_peers: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="Other orchestrators: name=url or URLs, comma-separated."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from market_data_core import __version__
@@ -244,7 +245,7 @@ def _unaccounted(counts: Mapping[str, int]) -> int:
 
 
 def _lost_between(nodes: list[dict[str, Any]]) -> int:
-    return sum(abs(a["passed"] + a["emitted"] - b["received"]) for a, b in zip(nodes, nodes[1:], strict=False))
+    return sum(abs(a["passed"] + a["emitted"] - b["received"]) for a, b in pairwise(nodes))
 
 
 def ledger_of(consumers: list[dict[str, Any]]) -> dict[str, int]:

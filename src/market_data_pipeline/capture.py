@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,18 @@ from market_data_pipeline.log import EventLog
 from market_data_pipeline.taps import Taps
 
 LOG = logging.getLogger(__name__)
+
+
+class GapListener(Protocol):
+    """Who is told of gaps in live sources."""
+
+    def __call__(self, source: str, cause: str, *, begins: bool) -> None:
+        """Take note that a gap begins, or ends; called by the capture thread."""
+        ...
+
+
+def _ignore_gap(source: str, cause: str, *, begins: bool) -> None:
+    del source, cause, begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +98,7 @@ class Capture:
         clock: Stamps receive times.
         settings: How events are taken in.
         stored_to: Says to what position everything is stored; slows down sources that can wait.
-        gap: Told of the beginning and end of a gap in a live source: (source, cause, begins).
+        gap: Told of the beginning and end of a gap in a live source.
     """
 
     def __init__(
@@ -97,7 +109,7 @@ class Capture:
         clock: Clock | None = None,
         settings: CaptureSettings | None = None,
         stored_to: Callable[[], int] | None = None,
-        gap: Callable[[str, str, bool], None] | None = None,
+        gap: GapListener | None = None,
     ) -> None:
         self.taps = taps or Taps()
         self.sources: dict[str, SourceStatus] = {}
@@ -105,7 +117,7 @@ class Capture:
         self._clock = clock or SystemClock()
         self._settings = settings or CaptureSettings()
         self._stored_to = stored_to
-        self._gap = gap or (lambda source, cause, begins: None)
+        self._gap = gap or _ignore_gap
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="capture", daemon=True)
@@ -247,7 +259,7 @@ class Capture:
                 if not source.waits:
                     if status.state != "waiting":
                         status.state = "waiting"
-                        self._gap(source.name, "log_full", True)
+                        self._gap(source.name, "log_full", begins=True)
                     return None
                 refused = True
                 status.state = "waiting"
@@ -256,7 +268,7 @@ class Capture:
                 if status.state == "waiting" and (refused or not source.waits):
                     status.state, status.problem = "live", ""
                     if not source.waits:
-                        self._gap(source.name, "log_full", False)
+                        self._gap(source.name, "log_full", begins=False)
                 return first
 
     async def _give_way(self, source: BatchSource, status: SourceStatus) -> None:

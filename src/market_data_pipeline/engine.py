@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from market_data_core.clock import Clock, SystemClock
-from market_data_core.errors import LogLocked
-from market_data_core.errors import LogError
+from market_data_core.errors import LogError, LogLocked
 from market_data_core.protocols import BatchSource
-from market_data_pipeline.capture import Capture, CaptureSettings, SourceStatus
+from market_data_pipeline.capture import Capture, CaptureSettings, GapListener, SourceStatus
 from market_data_pipeline.consumers import ConsumerSettings, HostStatus
 from market_data_pipeline.consumers.host import Standing, resume_offsets
 from market_data_pipeline.locks import lock_file, unlock
@@ -80,7 +78,7 @@ class Engine:
     Args:
         settings: What it is made of.
         clock: Where time comes from.
-        gap: Told of the beginning and end of a gap in a live source: (source, cause, begins).
+        gap: Told of the beginning and end of a gap in a live source.
     """
 
     def __init__(
@@ -88,7 +86,7 @@ class Engine:
         settings: EngineSettings,
         *,
         clock: Clock | None = None,
-        gap: Callable[[str, str, bool], None] | None = None,
+        gap: GapListener | None = None,
     ) -> None:
         self.settings = settings
         self.taps = Taps()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 import time
 
 import pytest
+
+from market_data_pipeline.engine import Engine
 from support.crash import reference
 from support.crash_child import Life, end_of, settings_of, source_of
 from support.crash_verdict import broken_promises
-
-from market_data_pipeline.engine import Engine
 
 WAIT_S = 30.0
 

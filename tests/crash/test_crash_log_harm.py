@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from support.crash import Chain, segments, write_recording
-from support.crash_child import Life
 
 from market_data_core.steps import Step
+from support.crash import Chain, segments, write_recording
+from support.crash_child import Life
 
 
 @pytest.fixture(params=["synthetic", "replay"])

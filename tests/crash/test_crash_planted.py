@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.crash import Chain
-from support.crash_child import Life
-from support.crash_verdict import unbalanced
 
 from market_data_core.steps import Step
 from market_data_pipeline.consumers.ledger import Ledger
+from support.crash import Chain
+from support.crash_child import Life
+from support.crash_verdict import unbalanced
 
 
 @pytest.fixture

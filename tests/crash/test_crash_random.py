@@ -6,6 +6,7 @@ import random
 from itertools import islice
 
 import pytest
+
 from support.crash import Chain, death_steps, write_recording
 from support.crash_child import Life
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import count
 
 import pytest
-from support.crash import Chain, write_recording
-from support.crash_child import Life
 
 from market_data_core.steps import Step
+from support.crash import Chain, write_recording
+from support.crash_child import Life
 
 DEATHS = 10
 

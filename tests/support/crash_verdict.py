@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from support.crash_child import BARS
 
 from market_data_core.schemas import BAR_KEY
 from market_data_store.lake import Lake
+from support.crash_child import BARS
 
 Rows = Counter[tuple[Any, ...]]
 
@@ -123,7 +124,7 @@ def unbalanced(name: str, ledger: Mapping[str, Mapping[str, int]]) -> list[str]:
         if unaccounted or counts["in_flight"]:
             wrong.append(f"{name}.{node}: {unaccounted} unaccounted, {counts['in_flight']} in flight")
     nodes = list(ledger)
-    for sender, receiver in zip(nodes, nodes[1:], strict=False):
+    for sender, receiver in itertools.pairwise(nodes):
         sent = ledger[sender]["passed"] + ledger[sender]["emitted"]
         if sent != ledger[receiver]["received"]:
             wrong.append(f"{name}: {sender} sent {sent}, {receiver} received {ledger[receiver]['received']}")

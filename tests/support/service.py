@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -67,7 +67,7 @@ class RunningService:
                 stderr=errors,
             )
 
-    def __enter__(self) -> RunningService:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -119,7 +119,7 @@ def _bars(name: str, snapshot: Snapshot, root: Path, tenant: str) -> list[Check]
         "select coalesce(sum(trade_count), 0) as n from ("
         "select trade_count, row_number() over (partition by vendor, symbol, ts_event order by revision desc) as place "
         f"from bars_revisions where source = 'internal' and what = '{what.upper()}' and interval = '{interval}' "
-        f"and seq < {snapshot.position}) where place = 1"
+        f"and seq < {snapshot.position}) where place = 1"  # noqa: S608  own names and numbers
     )
     counted = int(run_query(root, tenant, sql, limits=_LIMITS).table.column("n")[0].as_py())
     return [

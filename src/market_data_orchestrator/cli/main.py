@@ -19,8 +19,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help=(
         "Market data in, every event kept, every bar right.\n\n"
-        "Start with **mdo up** (synthetic data until you choose a provider), look at what it stored with **mdo query**, "
-        "bring recordings in with **mdo replay**. Settings are environment variables with the prefix ORCH_."
+        "Start with **mdo up** (synthetic data until you choose a provider), look at what it stored with **mdo "
+        "query**, bring recordings in with **mdo replay**. Settings are environment variables with the prefix ORCH_."
     ),
 )
 app.command("up")(up.up)

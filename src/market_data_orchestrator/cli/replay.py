@@ -170,7 +170,7 @@ def _report(job: Job, settings: OrchestratorSettings, *, as_json: bool) -> int:
             highlight=False,
         )
         OUT.print(
-            f'Look: mdo query --data-dir {settings.data_path} "select * from bars limit 5"',
+            f'Look: mdo query --data-dir {settings.data_path} "select * from bars limit 5"',  # noqa: S608  a hint to read
             highlight=False,
             soft_wrap=True,
         )

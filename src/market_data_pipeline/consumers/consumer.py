@@ -421,9 +421,11 @@ class _Session:
             self._c.status.committed = self._done
         rows = sum(s.rows for s in self._sinks.values())
         size = sum(s.bytes for s in self._sinks.values())
-        if rows >= self._settings.commit_rows or size >= self._settings.commit_bytes:
-            self._commit()
-        elif self._waiting_since is not None and time.monotonic() - self._waiting_since >= self._commit_after_s():
+        if (
+            rows >= self._settings.commit_rows
+            or size >= self._settings.commit_bytes
+            or (self._waiting_since is not None and time.monotonic() - self._waiting_since >= self._commit_after_s())
+        ):
             self._commit()
 
     def _commit(self, *, save: bool = False) -> None:

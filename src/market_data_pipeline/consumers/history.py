@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from market_data_core.batch import Instrument
+from market_data_core.errors import LogError
 from market_data_core.protocols import Store
 from market_data_core.schemas import TABLE_SCHEMAS, Kind
 from market_data_pipeline.log import LogReader, RecordType
@@ -37,16 +38,27 @@ class LogAndStoreHistory:
 
     def ticks(self, kind: Kind, instrument: Instrument, *, start_ns: int, end_ns: int, below_seq: int) -> pa.Table:
         """Return events in ``[start_ns, end_ns)`` by ``ts_event`` with ``seq < below_seq``, by (ts_event, seq)."""
-        stored_to = min(self._store.table(str(kind)).position(self._writer) or 0, below_seq)
-        stored = self._store.ticks(
-            kind, instrument.vendor, instrument.symbol, start_ns=start_ns, end_ns=end_ns, below_seq=stored_to
-        )
-        logged = self._logged(kind, instrument, start_ns, end_ns, stored_to, below_seq)
-        found = pa.concat_tables([stored.select(TABLE_SCHEMAS[kind].names).cast(TABLE_SCHEMAS[kind]), *logged])
-        return found.sort_by([("ts_event", "ascending"), ("seq", "ascending")])
+        begins = 0
+        while True:
+            table = self._store.table(str(kind))
+            stored_to = min(table.position(self._writer) or 0, below_seq)
+            stored = self._store.ticks(
+                kind, instrument.vendor, instrument.symbol, start_ns=start_ns, end_ns=end_ns, below_seq=stored_to
+            )
+            wanted = _wanted(instrument, start_ns, end_ns, stored_to, below_seq)
+            try:
+                logged = self._logged(kind, wanted, max(stored_to, begins), below_seq, table.covers(self._writer))
+            except LogError as exc:
+                if "first_seq" not in exc.details:
+                    raise
+                # The log goes only once its rows are stored: another look at the table finds those that it held.
+                begins = int(exc.details["first_seq"])
+                continue
+            found = pa.concat_tables([stored.select(TABLE_SCHEMAS[kind].names).cast(TABLE_SCHEMAS[kind]), *logged])
+            return found.sort_by([("ts_event", "ascending"), ("seq", "ascending")])
 
     def _logged(
-        self, kind: Kind, instrument: Instrument, start_ns: int, end_ns: int, from_seq: int, below_seq: int
+        self, kind: Kind, wanted: pc.Expression, from_seq: int, below_seq: int, stored: Mapping[str, int]
     ) -> list[pa.Table]:
         if from_seq >= below_seq:
             return []
@@ -58,19 +70,19 @@ class LogAndStoreHistory:
                     if record.first_seq >= below_seq:
                         return found
                     if record.type is RecordType.EVENTS and record.kind is kind and record.payload is not None:
+                        # Where the log was lost, sources give again what the table has.
+                        again = max(record.count - max(record.offset - stored.get(record.source_id, 0), 0), 0)
                         data = record.events(reader.instruments).to_table()
-                        found.append(data.filter(_wanted(instrument, start_ns, end_ns, from_seq, below_seq)))
+                        found.append(data.slice(again if record.source_id else 0).filter(wanted))
                 if reader.position == before:
                     break
         return found
 
 
-def _wanted(instrument: Instrument, start_ns: int, end_ns: int, from_seq: int, below_seq: int) -> pc.Expression:
+def _wanted(instrument: Instrument, start_ns: int, end_ns: int) -> pc.Expression:
     return (
         (pc.field("vendor") == instrument.vendor)
         & (pc.field("symbol") == instrument.symbol)
         & (pc.field("ts_event") >= start_ns)
         & (pc.field("ts_event") < end_ns)
-        & (pc.field("seq") >= from_seq)
-        & (pc.field("seq") < below_seq)
     )

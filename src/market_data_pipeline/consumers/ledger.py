@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 from market_data_core.protocols import Result
@@ -80,7 +81,7 @@ class Ledger:
         names = list(self.nodes)
         inside = sum(abs(self.nodes[n].unaccounted) for n in names)
         between = 0
-        for sender, receiver in zip(names, names[1:], strict=False):
+        for sender, receiver in pairwise(names):
             sent = self.nodes[sender].passed + self.nodes[sender].emitted
             between += abs(sent - self.nodes[receiver].received)
         return inside + between

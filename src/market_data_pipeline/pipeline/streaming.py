@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 
@@ -14,14 +14,11 @@ from market_data_core.errors import (
     MarketDataError,
     PipelineError,
     SinkError,
-    SourceError,
 )
 from market_data_core.protocols import BatchSource, Sink
 from market_data_core.schemas import Origin
-from market_data_pipeline.events import stream_events
 from market_data_pipeline.pipeline.batcher import Batcher
-from market_data_pipeline.pipeline.chain import Chain, Failure, OnError, Steps
-from market_data_pipeline.pipeline.columns import BARRIER_ROWS
+from market_data_pipeline.pipeline.chain import Chain, Failure, OnError
 from market_data_pipeline.pipeline.context import PipelineContext
 from market_data_pipeline.pipeline.delivery import Delivery, OnFull, RetryPolicy
 from market_data_pipeline.pipeline.result import EndedBy, PipelineResult

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping
 
 import numpy as np
 import pytest
-from support.service import eventually
 
 from market_data_core.batch import Instrument, SourceBatch, unlogged
 from market_data_core.errors import SourceError
@@ -16,6 +15,7 @@ from market_data_core.protocols import END_OF_TIME_NS, Mark
 from market_data_core.schemas import Flag, Kind, Origin
 from market_data_pipeline.capture import Capture, CaptureSettings
 from market_data_pipeline.log import LogReader, LogSettings, LogWriter, RecordType
+from support.service import eventually
 
 INSTRUMENTS = [Instrument(vendor="test", symbol="A", price_decimals=2, size_decimals=0)]
 
@@ -41,6 +41,7 @@ class Given:
         self.origin = Origin.REPLAY
         self.resumed: dict[str, int] = {}
         self.closed = 0
+        self.over = asyncio.Event()
 
     async def batches(self, resume: Mapping[str, int]) -> AsyncIterator[SourceBatch | Mark]:
         self.resumed = dict(resume)
@@ -49,11 +50,12 @@ class Given:
             await asyncio.sleep(0)
         if self.fails:
             raise self.fails
-        while self.stays and not self.closed:
-            await asyncio.sleep(0.01)
+        if self.stays:
+            await self.over.wait()
 
     async def close(self) -> None:
         self.closed += 1
+        self.over.set()
 
 
 @pytest.fixture
@@ -184,7 +186,7 @@ def test_a_full_log_holds_up_replay_and_opens_a_gap_for_live(tmp_path, waits):
     )
     log = LogWriter(tmp_path / "log", settings)
     gaps: list[tuple[str, str, bool]] = []
-    capture = Capture(log, gap=lambda *said: gaps.append(said))
+    capture = Capture(log, gap=lambda source, cause, *, begins: gaps.append((source, cause, begins)))
     capture.start()
     try:
         status = capture.add(Given([trades(i * 100, 100) for i in range(120)], waits=waits, stays=not waits), {})

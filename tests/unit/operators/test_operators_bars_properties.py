@@ -3,7 +3,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_events import (
     BASE,
@@ -45,6 +45,7 @@ def cut(events, cuts):
     return [*out, *([events[at:]] if at < len(events) else [])]
 
 
+@settings(deadline=None)
 @given(st.lists(trades(), max_size=60), st.lists(st.integers(1, 12), max_size=20), LATENESS)
 def test_a_split_into_batches_changes_no_row(events, cuts, lateness):
     """The same span in other batches gives the same rows in the same order."""
@@ -54,6 +55,7 @@ def test_a_split_into_batches_changes_no_row(events, cuts, lateness):
     assert split.counts == whole.counts
 
 
+@settings(deadline=None)
 @given(st.lists(trades(), max_size=60), st.lists(st.integers(1, 12), max_size=20), LATENESS, st.sampled_from([1, 2, 3]))
 def test_barriers_anywhere_give_the_same_bars(events, cuts, lateness, every):
     """Where barriers fall decides when a bar comes out, and nothing else."""
@@ -66,6 +68,7 @@ def test_barriers_anywhere_give_the_same_bars(events, cuts, lateness, every):
     assert split.counts == whole.counts
 
 
+@settings(deadline=None)
 @given(st.lists(trades(), max_size=60), LATENESS)
 def test_bars_equal_a_naive_implementation(events, lateness):
     """Every on-time event is in its bar, sums are exact and correctly rounded, and late ones are counted."""
@@ -77,6 +80,7 @@ def test_bars_equal_a_naive_implementation(events, lateness):
     }
 
 
+@settings(deadline=None)
 @given(
     st.lists(trades(), max_size=40, unique_by=lambda e: e.ts),
     st.lists(st.integers(0, 5 * SECOND), min_size=40, max_size=40),
@@ -92,6 +96,7 @@ def test_arrival_order_within_the_allowed_lateness_changes_no_bar(events, delays
     assert bars(delayed.rows) == bars(expected.rows)
 
 
+@settings(deadline=None)
 @given(scripts(), LATENESS, st.data())
 def test_going_on_from_a_snapshot_equals_never_having_stopped(script, lateness, data):
     """State through JSON at any point, under other instrument ids, changes no row and no count."""
@@ -109,6 +114,7 @@ def test_going_on_from_a_snapshot_equals_never_having_stopped(script, lateness, 
     assert stopped.op.snapshot() == steady.op.snapshot()
 
 
+@settings(deadline=None)
 @given(scripts(), LATENESS)
 def test_with_history_the_newest_bars_hold_every_tick(script, lateness):
     """However late, from whichever source, before or after its source ended: each tick is in the newest bar."""
@@ -125,6 +131,7 @@ def test_with_history_the_newest_bars_hold_every_tick(script, lateness):
     assert drive.op.in_flight() == 0
 
 
+@settings(deadline=None)
 @given(scripts(sources=("a",)))
 def test_nothing_is_kept_of_a_source_that_has_ended(script):
     """Streams, origins and windows go with their source."""
@@ -136,6 +143,7 @@ def test_nothing_is_kept_of_a_source_that_has_ended(script):
     assert not state["ended"]
 
 
+@settings(deadline=None)
 @given(st.lists(trades(sources=("a", "b"))), st.booleans())
 def test_a_source_alone_is_not_changed_by_another_of_other_instruments(events, barriers):
     """Watermarks belong to streams: what one source says moves no other."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_events import Drive, Trade
 
@@ -67,6 +67,7 @@ def test_memory_is_bounded_and_the_oldest_are_forgotten_first():
     assert drive.counts["duplicate"] == 3
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([None, *"12345"]), st.sampled_from("XY"), st.sampled_from("vw")), max_size=40),
     st.sets(st.integers(0, 40)),

@@ -3,7 +3,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_pipeline.operators import exact
@@ -23,6 +23,7 @@ def parts(values, starts):
     return [values[a:b] for a, b in zip(starts.tolist(), [*starts[1:].tolist(), len(values)], strict=True)]
 
 
+@settings(deadline=None)
 @given(st.one_of(COLUMNS, SMALL), st.data())
 def test_sums_and_sums_of_products_are_those_of_integers(rows, data):
     """Whatever the magnitudes and groups: no wrap, no rounding."""
@@ -35,6 +36,7 @@ def test_sums_and_sums_of_products_are_those_of_integers(rows, data):
     assert exact.products(*columns).tolist() == products
 
 
+@settings(deadline=None)
 @given(COLUMNS)
 def test_adding_and_joining_widen_where_needed(rows):
     """Sums leave 64 bits without wrapping."""
@@ -44,6 +46,7 @@ def test_adding_and_joining_widen_where_needed(rows):
     assert added.tolist() == [x + y for x, y in rows]
 
 
+@settings(deadline=None)
 @given(COLUMNS)
 def test_quotients_are_rounded_correctly(rows):
     """As exact fractions are; nothing where the denominator is 0."""
@@ -52,6 +55,7 @@ def test_quotients_are_rounded_correctly(rows):
     assert [None if np.isnan(q) else q for q in found.tolist()] == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-(10**17), 10**17), st.integers(0, 8)), min_size=1), st.booleans())
 def test_decimals_become_the_steps_they_name(numbers, one_scale):
     """The float closest to a decimal of up to 15 digits is as many steps as the decimal is; shortest reading wins."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_events import Trade, batch_of
 
@@ -18,6 +18,7 @@ def flat(segments):
     return values, starts, np.array([f for _, f in segments], np.int64)
 
 
+@settings(deadline=None)
 @given(SEGMENTS)
 def test_the_running_maximum_is_of_what_came_before_in_the_segment(segments):
     """However far the values lie apart."""
@@ -26,6 +27,7 @@ def test_the_running_maximum_is_of_what_came_before_in_the_segment(segments):
     assert running_max(values, starts, floor).tolist() == expected
 
 
+@settings(deadline=None)
 @given(SEGMENTS)
 def test_the_order_by_time_is_stable_and_stays_within_segments(segments):
     """Equal times keep their order."""
@@ -37,6 +39,7 @@ def test_the_order_by_time_is_stable_and_stays_within_segments(segments):
     assert time_order(values, starts).tolist() == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 70_000)))
 def test_streams_are_brought_together_in_their_own_order(places):
     """Also where there are more of them than 16 bits can number."""

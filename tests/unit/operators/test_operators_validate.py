@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_events import BASE, SECOND, Barrier, Drive, Quote, Trade, batch_of, end
 
@@ -188,6 +188,7 @@ def shown(drive):
     return sorted((json.dumps(r, sort_keys=True, default=str) for r in drive.rows), key=str)
 
 
+@settings(deadline=None)
 @given(EVENTS, st.sets(st.integers(0, 30)))
 def test_batches_and_restarts_change_no_flag(events, stops):
     """One by one, with state through JSON and other instrument ids in between, as all at once."""

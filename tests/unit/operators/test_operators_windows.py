@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_core.errors import ConfigurationError
@@ -27,6 +27,7 @@ def spans(windows, first, last, step=HOUR // 4):
     return list(zip(starts.tolist(), windows.ends(starts).tolist(), strict=True))
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(ZONES),
     st.sampled_from([7 * 60, 900, 3600, 4 * 3600, 86_400]),
@@ -51,6 +52,7 @@ def test_each_time_lies_in_its_window_of_the_last_session(zone, step_s, hour, se
         assert end == following or (step_s < 86_400 and end - start == step_s)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**6), st.lists(st.integers(-(2**61), 2**61), min_size=1))
 def test_epoch_windows_are_whole_multiples(step_s, times):
     """Before 1970 too."""

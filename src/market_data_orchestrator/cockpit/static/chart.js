@@ -9,7 +9,9 @@ const LEFT = 36;
 const RIGHT = 58;
 const TOP = 8;
 const BOTTOM = 18;
-const GAP_MS = 10_000; // longer without a sample is a hole, not a slope
+// This long without a sample, or this many times the usual interval, is a hole and not a slope.
+const GAP_MS = 10_000;
+const GAP_INTERVALS = 3;
 
 /** One chart. `series` is a list of `{ key, name, token, dash }`: `token` names a colour, `dash` is a line pattern. */
 export class StripChart {
@@ -115,6 +117,8 @@ function trace(g, samples, { line, x, y, stroke }) {
   g.lineWidth = 1;
   g.setLineDash(line.dash ?? []);
   g.beginPath();
+  const usual = samples.length > 1 ? (samples.at(-1).t - samples[0].t) / (samples.length - 1) : 0;
+  const gap = Math.max(GAP_MS, GAP_INTERVALS * usual);
   let before = null;
   for (const sample of samples) {
     const value = sample[line.key];
@@ -122,7 +126,7 @@ function trace(g, samples, { line, x, y, stroke }) {
       before = null;
       continue;
     }
-    if (before === null || sample.t - before > GAP_MS) g.moveTo(x(sample.t), y(value));
+    if (before === null || sample.t - before > gap) g.moveTo(x(sample.t), y(value));
     else g.lineTo(x(sample.t), y(value));
     before = sample.t;
   }

@@ -1,6 +1,7 @@
 // The shell: views by number and address, the keyboard, and when to paint.
 
 import { el, setAttr, setText } from "./dom.js";
+import { epochSeconds } from "./format.js";
 import { Header } from "./header.js";
 import { History, sampleOf } from "./history.js";
 import { Jobs } from "./jobs.js";
@@ -51,7 +52,11 @@ function paint() {
   paintedAt = performance.now();
   const now = Date.now();
   const { status, raw, receivedAt, state } = transport;
-  const worst = header.update({ transport, perfNow: paintedAt, nowS: now / 1000 });
+  const drift = receivedAt === null ? 0 : (paintedAt - receivedAt) / 1000;
+  // The service's own clock, run on: what it dates is as old as that clock says, however this machine's is set.
+  const said = epochSeconds(status?.ts);
+  const nowS = said === null || Math.abs(said) > 1e11 ? now / 1000 : said + drift;
+  const worst = header.update({ transport, perfNow: paintedAt, nowS });
   document.title = `${GLYPH[worst]} ${current.view.title} · ${typeof status?.node === "string" ? status.node : location.host}`;
   setAttr(main, "data-connection", state);
   waiting.hidden = status !== null;
@@ -61,8 +66,7 @@ function paint() {
     setText(waiting, lost ? `No answer from ${location.host}. Is the service running? The page goes on trying.` : `Waiting for the first status from ${location.host}.`);
     return;
   }
-  const drift = (paintedAt - receivedAt) / 1000;
-  current.view.update({ status, raw, receivedAt, drift, perfNow: paintedAt, now, nowS: now / 1000, history: history.samples });
+  current.view.update({ status, raw, receivedAt, drift, perfNow: paintedAt, now, nowS, history: history.samples });
 }
 
 function route() {
@@ -84,7 +88,7 @@ function go(path) {
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  const typing = event.target.matches("input, textarea, select");
+  const typing = event.target instanceof Element && event.target.matches("input, textarea, select");
   if (event.key === "Escape" && typing) {
     event.target.value = "";
     event.target.dispatchEvent(new Event("input", { bubbles: true }));

@@ -50,9 +50,14 @@ export function boxesOf(status) {
     title: "store",
     level: storeLevel,
     word: store.problem ? "problem" : storeLevel === "ok" ? "open" : "unknown",
-    lines: store.tables.map((t) => `${cut(t.name, 9)} ${count(t.rows)}`),
+    lines: tableLines(store.tables),
   };
   return { sources: capped(sources), log: logBox, consumers: capped(consumers), store: storeBox };
+}
+
+function tableLines(tables) {
+  const lines = tables.map((t) => `${cut(t.name, 9)} ${count(t.rows)}`);
+  return lines.length <= MOST ? lines : [...lines.slice(0, MOST - 1), `${lines.length - MOST + 1} more tables`];
 }
 
 // Worst first only where some must be left out: otherwise nodes keep their places.

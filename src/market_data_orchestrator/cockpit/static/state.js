@@ -5,10 +5,10 @@ import { text } from "./format.js";
 export const GLYPH = { ok: "●", warn: "◆", bad: "■", stale: "◇", off: "○" };
 
 const LEVELS = {
-  ok: ["healthy", "live", "running", "connected", "ok", "open", "up"],
+  ok: ["healthy", "live", "running", "connected", "ok", "open", "up", "ready", "active"],
   warn: ["degraded", "waiting", "recovering", "retrying", "reconnecting", "connecting", "stopping", "draining"],
   bad: ["unhealthy", "failed", "conflict", "down", "disconnected", "error"],
-  off: ["done", "stopped", "closed", "halted", "paused", "pending", "starting", "queued", "cancelled", "succeeded"],
+  off: ["done", "stopped", "closed", "halted", "paused", "pending", "starting", "queued", "cancelled", "succeeded", "completed", "finished"],
 };
 const LEVEL_OF = new Map(Object.entries(LEVELS).flatMap(([level, words]) => words.map((word) => [word, level])));
 const WORST_FIRST = ["bad", "warn", "stale", "off", "ok"];

@@ -5,8 +5,9 @@ import { parse, statusOf } from "./model.js";
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 15_000;
 // The service speaks every two seconds by default; a wire that says nothing for this long is dead or near it.
-export const SILENT_AFTER_MS = 10_000;
-const GIVE_UP_AFTER_MS = 20_000;
+const SILENT_AFTER_MS = 10_000;
+const LONGEST_INTERVAL_MS = 60_000;
+const SILENT_AFTER_INTERVALS = 3; // where the service is set to speak less often than that
 
 /** Follows the status of the service. `onMessage` and `onChange` are called without arguments; read the fields. */
 export class Transport {
@@ -19,6 +20,8 @@ export class Transport {
 
   #socket = null;
   #spokeAt = 0;
+  #longestInterval = 0;
+  #spoken = false;
   #failures = 0;
   #timer = null;
 
@@ -39,6 +42,7 @@ export class Transport {
     this.retryAt = null;
     const socket = new WebSocket(this.url);
     this.#socket = socket;
+    this.#spoken = false;
     this.#spokeAt = performance.now();
     socket.onmessage = (event) => socket === this.#socket && this.#receive(event.data);
     socket.onclose = () => socket === this.#socket && this.#lost();
@@ -53,7 +57,11 @@ export class Transport {
     }
     if (status === null) return;
     this.#failures = 0;
-    this.#spokeAt = performance.now();
+    const now = performance.now();
+    // Within one connection only: the time away is no interval of the service.
+    if (this.#spoken) this.#longestInterval = Math.min(LONGEST_INTERVAL_MS, Math.max(this.#longestInterval, now - this.#spokeAt));
+    this.#spoken = true;
+    this.#spokeAt = now;
     Object.assign(this, { status, raw, receivedAt: this.#spokeAt });
     this.#enter("live");
     this.onMessage();
@@ -74,11 +82,12 @@ export class Transport {
   #watch() {
     if (this.#socket === null) return;
     const quiet = performance.now() - this.#spokeAt;
-    if (quiet > GIVE_UP_AFTER_MS) {
+    const patience = Math.max(SILENT_AFTER_MS, SILENT_AFTER_INTERVALS * this.#longestInterval);
+    if (quiet > 2 * patience) {
       const dead = this.#socket;
       this.#lost();
       dead.close();
-    } else if (quiet > SILENT_AFTER_MS && this.state === "live") this.#enter("silent");
+    } else if (quiet > patience && this.state === "live") this.#enter("silent");
   }
 
   #retryNow() {
