@@ -1,7 +1,8 @@
 """The live path at 10,000 events/s: from receipt to taps and to the durable log, alone and under load.
 
 Every variant is the whole service in a process of its own. An event's time is the one at which it fell due, so a loop
-that wakes late cannot hide it; the linger of the source (1 ms) is therefore inside.
+that wakes late cannot hide it; the linger of the source (1 ms) is therefore inside. Before each variant a bare process
+shows what the machine itself allows.
 """
 
 from __future__ import annotations
@@ -50,15 +51,21 @@ def _result(load: str, workers: str, to: str, figures: dict[str, Any]) -> Result
     if "problem" in figures:
         return Result(row=ROW, what=what, skipped=figures["problem"])
     due = figures[f"due_to_{to}_ms"]
-    others = {k: v for k, v in figures.items() if not k.startswith("due_to")}
+    bare = figures["bare"]
+    floor = {"bare loop waking": bare["wake_p99_ms"]}
+    if to == "log":
+        floor["bare write and fdatasync"] = bare["sync_p99_ms"]
+    kept = {"due": due, "recv": figures[f"recv_to_{to}_ms"]}
+    kept |= {k: v for k, v in figures.items() if "_to_" not in k and k != "bare"}
     return Result(
         row=ROW,
         what=what,
         value=due["p99"],
         spread=(due["p50"], due["p999"]),
         unit="ms p99 (p50 to p99.9)",
+        yardsticks=floor,
         target=Target(value=_TARGETS_MS[to], higher_is_better=False),
-        detail={"due": due, **others},
+        detail=kept,
     )
 
 
@@ -69,24 +76,29 @@ def _variant(ctx: Context, stored: Path, load: str, workers: str, *, warmup_s: f
     shutil.copytree(stored, data_dir / "lake")
     order = {"data_dir": str(data_dir), "load": load, "workers": workers, "rate": RATE}
     order |= {"seconds": ctx.live_s, "warmup_s": warmup_s}
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])}
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.live_service", json.dumps(order)],
-            check=False,  # how it ended is told with the row
-            capture_output=True,
-            text=True,
-            timeout=ctx.live_s + warmup_s + 120,
-            cwd=data_dir,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired as exc:
-        return {"problem": f"the measured service did not end: {exc.timeout} s"}
+        bare = _child("benchmarks.live_floor", str(data_dir), str(ctx.live_s / 3), timeout_s=60)
+        figures = _child("benchmarks.live_service", json.dumps(order), timeout_s=ctx.live_s + warmup_s + 120)
+    except (RuntimeError, subprocess.TimeoutExpired) as exc:
+        return {"problem": str(exc)}
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
+    return {"bare": bare, **figures}
+
+
+def _child(module: str, *arguments: str, timeout_s: float) -> dict[str, Any]:
+    path = os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        check=False,  # how it ended is told with the row
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=os.environ | {"PYTHONPATH": path},
+    )
     last = done.stdout.strip().rpartition("\n")[2]
     if done.returncode or not last:
-        return {"problem": f"the measured service ended with code {done.returncode}: {done.stderr.strip()[-300:]}"}
+        raise RuntimeError(f"{module} ended with code {done.returncode}: {done.stderr.strip()[-300:]}")
     return dict(json.loads(last))
 
 

@@ -1,7 +1,7 @@
 """One life of a data path, run as a script: takes in a whole source, stores it, and says what it counted.
 
-The only argument is a JSON object with the fields of `Life`. A life may end itself at a named step with SIGKILL, and may
-have a bug planted, so that the tests which look for loss are seen to find it. Two lines of JSON go to standard output:
+The only argument is a JSON object with the fields of `Life`. A life may end itself at a named step with SIGKILL, and
+may have a bug planted, so that the tests which look for loss are seen to find it. Two lines of JSON go to standard out:
 where the path stood when it was open, and how it ended.
 """
 

@@ -115,11 +115,11 @@ def _bars(name: str, snapshot: Snapshot, root: Path, tenant: str) -> list[Check]
     # Every event that went into a bar is in its count, and late ones are in the revision made for them.
     _, what, interval = name.split("-", 2)
     counts = snapshot.ledger["bars"]
-    sql = (
-        "select coalesce(sum(trade_count), 0) as n from ("
+    sql = (  # names and numbers of our own, nothing a user said
+        "select coalesce(sum(trade_count), 0) as n from ("  # noqa: S608
         "select trade_count, row_number() over (partition by vendor, symbol, ts_event order by revision desc) as place "
         f"from bars_revisions where source = 'internal' and what = '{what.upper()}' and interval = '{interval}' "
-        f"and seq < {snapshot.position}) where place = 1"  # noqa: S608  own names and numbers
+        f"and seq < {snapshot.position}) where place = 1"
     )
     counted = int(run_query(root, tenant, sql, limits=_LIMITS).table.column("n")[0].as_py())
     return [

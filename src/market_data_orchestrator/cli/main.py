@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import click
 import typer
 
 from market_data_core import __version__
@@ -12,10 +12,17 @@ from market_data_core.errors import ConfigurationError, MarketDataError, Validat
 from market_data_orchestrator.cli import audit, doctor, query, replay, status, up
 from market_data_orchestrator.cli.output import ERR, FAILURE, WRONG_USE
 
+
+def _end(code: int | None, **_: Any) -> None:
+    raise typer.Exit(code or 0)
+
+
 app = typer.Typer(
     name="mdo",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
+    result_callback=_end,
     rich_markup_mode="markdown",
     help=(
         "Market data in, every event kept, every bar right.\n\n"
@@ -31,16 +38,19 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app, name="audit")
 
 
-@app.callback(invoke_without_command=True)
-def _version(
-    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and end.")
-) -> None:
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         typer.echo(__version__)
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(WRONG_USE)
+
+
+@app.callback()
+def _group(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and end.", callback=_version, is_eager=True
+    ),
+) -> None:
+    del version
 
 
 def main() -> None:
@@ -51,17 +61,15 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run a command line; return its exit code."""
     try:
-        result = app(args=arguments, standalone_mode=False)
-    except click.ClickException as exc:
-        exc.show()
-        return WRONG_USE
-    except (click.Abort, KeyboardInterrupt):
-        ERR.print("stopped")
-        return FAILURE
+        # Typer itself says what is wrong with the use, and ends with the code for it: its exceptions have moved
+        # between packages from version to version, so none is named here.
+        app(args=arguments, prog_name="mdo")
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else FAILURE
     except (ConfigurationError, ValidationError) as exc:
         ERR.print(f"error: {exc}", markup=False, highlight=False, soft_wrap=True)
         return WRONG_USE
     except (MarketDataError, OSError) as exc:
         ERR.print(f"error: {exc}", markup=False, highlight=False, soft_wrap=True)
         return FAILURE
-    return result if isinstance(result, int) else 0
+    return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,17 @@ FAILURE = 1
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value and nothing else."""
-    OUT.print(json.dumps(value, default=str), soft_wrap=True, highlight=False, markup=False)
+    """Print one JSON value and nothing else; numbers JSON does not have (NaN, infinity) are null."""
+    text = json.dumps(_finite(value), default=str, allow_nan=False)
+    OUT.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -79,10 +79,12 @@ class LogAndStoreHistory:
         return found
 
 
-def _wanted(instrument: Instrument, start_ns: int, end_ns: int) -> pc.Expression:
+def _wanted(instrument: Instrument, start_ns: int, end_ns: int, from_seq: int, below_seq: int) -> pc.Expression:
     return (
         (pc.field("vendor") == instrument.vendor)
         & (pc.field("symbol") == instrument.symbol)
         & (pc.field("ts_event") >= start_ns)
         & (pc.field("ts_event") < end_ns)
+        & (pc.field("seq") >= from_seq)
+        & (pc.field("seq") < below_seq)
     )
