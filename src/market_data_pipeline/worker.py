@@ -104,8 +104,10 @@ class Consumers:
         return standing(self.specs, self._store, folder)
 
     def _specs(self) -> list[ConsumerSpec]:
-        history = LogAndStoreHistory(self._store, Path(self._config.log_folder))
-        return [raw(), *(bars(b, history=history) for b in self._config.bars)]
+        def history(config: BarsConfig) -> LogAndStoreHistory:
+            return LogAndStoreHistory(self._store, Path(self._config.log_folder), dedupe=config.dedupe)
+
+        return [raw(), *(bars(b, history=history(b)) for b in self._config.bars)]
 
     def start(self) -> None:
         """Start the consumers, and the store's maintenance; the log is there now."""

@@ -13,6 +13,7 @@ from market_data_core.errors import LogError
 from market_data_core.protocols import Store
 from market_data_core.schemas import TABLE_SCHEMAS, Kind
 from market_data_pipeline.log import LogReader, RecordType
+from market_data_pipeline.operators.validate import FUTURE_NS
 
 
 class LogAndStoreHistory:
@@ -26,15 +27,18 @@ class LogAndStoreHistory:
         log_folder: The log.
         writer: The name of the consumer that stores raw ticks.
         durable: Says how far the log may be read.
+        dedupe: True for bars made behind `Dedupe`: of rows with one trade id only the first by ``seq`` comes back.
     """
 
     def __init__(
-        self, store: Store, log_folder: Path, *, writer: str = "raw", durable: Callable[[], int] | None = None
+        self, store: Store, log_folder: Path, *, writer: str = "raw", durable: Callable[[], int] | None = None,
+        dedupe: bool = False,
     ) -> None:
         self._store = store
         self._folder = log_folder
         self._writer = writer
         self._durable = durable
+        self._dedupe = dedupe
 
     def ticks(self, kind: Kind, instrument: Instrument, *, start_ns: int, end_ns: int, below_seq: int) -> pa.Table:
         """Return events in ``[start_ns, end_ns)`` by ``ts_event`` with ``seq < below_seq``, by (ts_event, seq)."""
@@ -45,7 +49,7 @@ class LogAndStoreHistory:
             stored = self._store.ticks(
                 kind, instrument.vendor, instrument.symbol, start_ns=start_ns, end_ns=end_ns, below_seq=stored_to
             )
-            wanted = _wanted(instrument, start_ns, end_ns, stored_to, below_seq)
+            wanted = _wanted(instrument, start_ns, end_ns, from_seq=stored_to, below_seq=below_seq)
             try:
                 logged = self._logged(kind, wanted, max(stored_to, begins), below_seq, table.covers(self._writer))
             except LogError as exc:
@@ -55,7 +59,12 @@ class LogAndStoreHistory:
                 begins = int(exc.details["first_seq"])
                 continue
             found = pa.concat_tables([stored.select(TABLE_SCHEMAS[kind].names).cast(TABLE_SCHEMAS[kind]), *logged])
-            return found.sort_by([("ts_event", "ascending"), ("seq", "ascending")])
+            if self._dedupe and kind is Kind.TRADES:
+                found = _first_of_each_id(found)
+            # Stored rows carry the flags of validation, logged ones do not yet. Of what keeps a row out of bars, only a
+            # time ahead of our own can lie in a window that is being made again, and it needs no state to be known.
+            ahead = pc.greater(found.column("ts_event"), pc.add(found.column("ts_recv"), FUTURE_NS))
+            return found.filter(pc.invert(ahead)).sort_by([("ts_event", "ascending"), ("seq", "ascending")])
 
     def _logged(
         self, kind: Kind, wanted: pc.Expression, from_seq: int, below_seq: int, stored: Mapping[str, int]
@@ -79,7 +88,18 @@ class LogAndStoreHistory:
         return found
 
 
-def _wanted(instrument: Instrument, start_ns: int, end_ns: int, from_seq: int, below_seq: int) -> pc.Expression:
+def _first_of_each_id(rows: pa.Table) -> pa.Table:
+    rows = rows.sort_by([("seq", "ascending")])
+    seen: set[str] = set()
+    keep = []
+    for trade_id in rows.column("trade_id").to_pylist():
+        keep.append(trade_id is None or trade_id not in seen)
+        if trade_id is not None:
+            seen.add(trade_id)
+    return rows.filter(pa.array(keep, pa.bool_()))
+
+
+def _wanted(instrument: Instrument, start_ns: int, end_ns: int, *, from_seq: int, below_seq: int) -> pc.Expression:
     return (
         (pc.field("vendor") == instrument.vendor)
         & (pc.field("symbol") == instrument.symbol)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from market_data_core import disk
+from market_data_core.errors import TemporaryUnavailable
 from market_data_core.steps import Step, reached
 
 LOG = logging.getLogger(__name__)
@@ -36,15 +37,22 @@ class Snapshot:
 
 
 def write_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Replace the snapshot file, durably; its folder exists."""
+    """Replace the snapshot file, durably; its folder exists.
+
+    Raises:
+        TemporaryUnavailable: The disk did not take it; the old one stands.
+    """
     # json and not orjson: exact sums may need more than 64 bits.
     body = json.dumps(asdict(snapshot), separators=(",", ":")).encode()
     reached(Step.SNAPSHOT_BEFORE)
-    disk.write_atomic(
-        path,
-        _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body,
-        written=lambda: reached(Step.SNAPSHOT_WRITTEN),
-    )
+    try:
+        disk.write_atomic(
+            path,
+            _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body,
+            written=lambda: reached(Step.SNAPSHOT_WRITTEN),
+        )
+    except OSError as exc:
+        raise TemporaryUnavailable(f"snapshot {path} cannot be written: {exc}") from exc
     reached(Step.SNAPSHOT_AFTER)
 
 

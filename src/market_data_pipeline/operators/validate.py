@@ -17,6 +17,8 @@ from market_data_pipeline.operators.streams import Ints, Streams, running_max, s
 
 Bools = npt.NDArray[np.bool_]
 _SECOND_NS = 1_000_000_000
+FUTURE_NS = 60 * _SECOND_NS
+"""How far a venue's clock may run before ours."""
 _DAY_NS = 86_400 * _SECOND_NS
 _BEFORE_ALL = -(2**63)
 _LATEST_NS = 7_258_118_400 * _SECOND_NS  # 2200-01-01: beyond it a time is a unit error, and sums with it could wrap
@@ -43,7 +45,7 @@ class Validate:
     """
 
     def __init__(
-        self, *, future_ns: int = 60 * _SECOND_NS, jump_ns: int = 30 * _DAY_NS, name: str = "validate"
+        self, *, future_ns: int = FUTURE_NS, jump_ns: int = 30 * _DAY_NS, name: str = "validate"
     ) -> None:
         self._future_ns = future_ns
         self._jump_ns = jump_ns
