@@ -251,8 +251,8 @@ def _lost_between(nodes: list[dict[str, Any]]) -> int:
 def ledger_of(consumers: list[dict[str, Any]]) -> dict[str, int]:
     """Return the accounts of what was received: those of the consumer that stores it as it came.
 
-    ``received = stored + absorbed + ... + in_flight``; `queued` is logged and not yet read by that consumer.
-    ``unaccounted`` is over all consumers.
+    ``received = stored + absorbed + ... + in_flight + queued``. A consumer's counts are as of its last commit, and
+    `queued` is what the log has had since. ``unaccounted`` is over all consumers.
     """
     raw = next((c for c in consumers if c["name"] == "raw"), None)
     if raw is None or not raw["nodes"]:
@@ -262,7 +262,7 @@ def ledger_of(consumers: list[dict[str, Any]]) -> dict[str, int]:
     # Quarantined events are stored too, as rows of their own table; they count once, as quarantined.
     quarantined = sum(node["quarantined"] for node in raw["nodes"])
     return {
-        "received": first["received"],
+        "received": first["received"] + raw["lag_events"],
         "stored": last["passed"] - quarantined,
         **totals,
         "queued": raw["lag_events"],

@@ -77,7 +77,7 @@ class StreamingPipeline:
         self.ctx = ctx or PipelineContext()
         self.source = source
         self.sink = sink
-        self._batcher = batcher or Batcher()
+        self._batcher = Batcher() if batcher is None else batcher
         self._on_full = on_full
         self._queue_batches = queue_batches
         self._retry = retry or RetryPolicy()

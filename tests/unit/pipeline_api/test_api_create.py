@@ -148,15 +148,14 @@ async def test_replay_by_name_stores_a_file_once(tmp_path):
     """A recorded file goes in through the same call, and only once."""
     recorded = tmp_path / "recorded"
     recorded.mkdir()
-    lines = ["symbol,ts_event,price,size,trade_id", *(f"AAPL,{1_704_196_800 + n},10.{n},5,t{n}" for n in range(8))]
-    (recorded / "trades.csv").write_text("\n".join(lines) + "\n")
-    (recorded / "layout.yaml").write_text(LAYOUT)
+    noon_ns = 1_704_196_800_000_000_000
+    rows = [f"acme,AAPL,{noon_ns + n},10.{n},5" for n in range(8)]
+    (recorded / "trades.csv").write_text("\n".join(["vendor,symbol,ts_event,price,size", *rows]) + "\n")
     for fresh in (8, 0):
         pipeline = create_pipeline(
             **WHO,
             source="replay",
             source_paths=[recorded / "trades.csv"],
-            source_layout=recorded / "layout.yaml",
             data_dir=tmp_path / "data",
         )
         await pipeline.run()

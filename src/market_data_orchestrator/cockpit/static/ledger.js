@@ -28,7 +28,7 @@ export class Ledger {
 
   constructor() {
     this.root = panel("ledger", "Ledger", this.#terms);
-    this.root.firstElementChild.append(el("span", { class: "note" }, "events since the start, each counted once"), this.#verdict);
+    this.root.firstElementChild.append(el("span", { class: "note" }, "events since this store began, each counted once"), this.#verdict);
   }
 
   update(ledger) {
