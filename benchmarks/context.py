@@ -97,10 +97,17 @@ def rounds(contenders: Mapping[str, Callable[[], float]], count: int) -> dict[st
     return found
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    started = time.perf_counter()
+def seconds(run: Callable[[], object], cpu_s: list[float] | None = None) -> float:
+    """Return how long a call takes.
+
+    Args:
+        run: What is called.
+        cpu_s: Given the processor time of all threads, which other work on the machine hardly changes.
+    """
+    started, cpu = time.perf_counter(), time.process_time()
     run()
+    if cpu_s is not None:
+        cpu_s.append(time.process_time() - cpu)
     return time.perf_counter() - started
 
 

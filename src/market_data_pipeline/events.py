@@ -7,6 +7,7 @@ one value at a time, goes through here; it costs a few microseconds per event.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
@@ -16,7 +17,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import structlog
 
 from market_data_core.batch import EventBatch, Instrument, SourceBatch, unlogged
 from market_data_core.clock import Clock
@@ -28,7 +28,7 @@ from market_data_core.schemas import Kind, Origin
 Event = Quote | Trade | Bar
 """One event as a value."""
 
-_log = structlog.get_logger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ def _complete(data: pa.RecordBatch, kind: Kind, shape: _Shape) -> pa.RecordBatch
         whole = whole.filter(pc.is_valid(whole.column(column)))
     if lacking:
         left_out = data.num_rows - whole.num_rows
-        _log.warning("rows left out of the per-event view", kind=str(kind), lacking=lacking, rows=left_out)
+        _LOG.warning("%d %s left out of the per-event view: they lack %s", left_out, kind, lacking)
     return whole
 
 

@@ -144,7 +144,7 @@ class Chain:
         outcome = self.live()
         if not outcome.ended:
             return [f"the last life did not come to its end: {outcome.stderr}"]
-        wrong = broken_promises(expected, self.data_dir / "lake", outcome.ended, same_log=same_log)
+        wrong = broken_promises(expected, self.data_dir / "lake", outcome.ended, same_log=same_log, calm=same_log)
         return [*wrong, *self.lost_ground()] if same_log else wrong
 
     def lost_ground(self) -> list[str]:

@@ -269,7 +269,7 @@ class _Session:
                     if self._c._abort.is_set():
                         break
                 if self._done >= self._catch_up_to and self._c.status.state != "running":
-                    self._c.status.state, self._c.status.problem = "running", ""
+                    self._c.status.state = "running"
                 for problem in self._reader.problems:
                     self._report(problem)
                 self._reader.problems.clear()
@@ -279,6 +279,8 @@ class _Session:
                     self._commit()
                 if self._reader.position == before:
                     self._save_if_due()
+                    if self._waiting_since is None:
+                        self._c.status.problem = ""
                     self._c._abort.wait(self._settings.poll_s)
             self._commit(save=True)
         finally:
@@ -297,19 +299,29 @@ class _Session:
     # state move together, so a commit or snapshot between two spans is always of one moment.
 
     def _take(self, record: Record) -> None:
+        if self._records and record.first_seq > self._records[-1].end:
+            # The barrier that stood here is lost, with the log behind it or to damage. Tables may have what came before
+            # it, so that must not get the end of a later one.
+            self._take_span()
         self._records.append(record)
-        if not record.barrier:
-            return
+        if record.barrier:
+            self._take_span()
+
+    def _take_span(self) -> None:
         records, self._records = self._records, []
+        end = records[-1].end
         span: list[EventBatch] = []
         for taken in records:
             self._ts_known = max(self._ts_known, taken.ts_append)
-            if taken.type is RecordType.EVENTS and taken.kind in self._spec.kinds:
-                self._take_events(taken, span)
-            elif taken.type is RecordType.MARK:
+            if taken.type is RecordType.MARK:
                 self._take_mark(taken, span)
-        self._run(span, record.end)
-        self._done = record.end
+            elif taken.type is RecordType.EVENTS and taken.kind in self._spec.kinds:
+                self._take_events(taken, span)
+            elif taken.type is RecordType.EVENTS:
+                # Its source need not give it again for this consumer's sake.
+                self._cover(taken.source_id, max(taken.offset, self._covers.get(taken.source_id, 0)))
+        self._run(span, end)
+        self._done = end
         self._after_span()
 
     def _take_events(self, record: Record, span: list[EventBatch]) -> None:
@@ -451,6 +463,8 @@ class _Session:
         self._publish()
         if save or time.monotonic() - self._saved_time >= self._settings.snapshot_s:
             self._save()
+        # Only now: a consumer that fails at every commit is no better for having begun again.
+        self._c.status.problem = ""
 
     def _save_if_due(self) -> None:
         due = time.monotonic() - self._saved_time >= self._settings.snapshot_s

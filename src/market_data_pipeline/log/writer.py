@@ -129,7 +129,8 @@ class LogWriter:
             os.close(self._lock_fd)
             raise
         self._durable_end = self._next_seq
-        if not found.after_barrier:
+        if self._new_epoch or not found.after_barrier:
+            # A new epoch's also leads readers across the hole before it: sources may wait until they are there.
             with self._condition:
                 self._put_barrier()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)

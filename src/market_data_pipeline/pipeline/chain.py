@@ -151,6 +151,11 @@ class Chain:
             return []
         return await self._viewed(self.columns.barrier())
 
+    def idle(self, now_ns: int) -> None:
+        """Let quiet windows of a live source close at the next barrier; `now_ns` is the present, UTC nanoseconds."""
+        if self.columns is not None:
+            self.columns.idle(now_ns)
+
     async def end(self) -> list[Any]:
         """Return what is left: the source has no more, and all windows close."""
         if self.columns is None:
@@ -168,19 +173,22 @@ class Chain:
             values += events
         return await self._transformed(values)
 
+    # Cancelled in the middle of a step, what it leaves undone is counted before the cancellation goes on.
     async def _transformed(self, values: list[Any]) -> list[Any]:
+        cancelled: asyncio.CancelledError | None = None
         for transform, name, node in self._transforms:
             out: list[Any] = []
             for value in values:
                 node.received += 1
-                if self._problem is not None:
+                if self._problem is not None or cancelled is not None:
                     node.suppressed += 1
                     continue
                 try:
                     made = await _process(transform, value)
-                except asyncio.CancelledError:
+                except asyncio.CancelledError as exc:
                     node.suppressed += 1
-                    raise
+                    cancelled = exc
+                    continue
                 except Exception as exc:  # noqa: BLE001  the supervisor of users' steps: counted, kept, and told
                     self._failed(name, node, value, exc)
                     continue
@@ -193,6 +201,10 @@ class Chain:
                     node.absorbed += 1
                 out += made
             values = out
+        if cancelled is not None:
+            self.queue_node.received += len(values)
+            self.queue_node.suppressed += len(values)
+            raise cancelled
         return values
 
     def _failed(self, name: str, node: NodeCounts, value: Any, exc: Exception) -> None:

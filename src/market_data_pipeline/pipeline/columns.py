@@ -11,16 +11,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from market_data_core.batch import EventBatch, Instrument, Instruments, SourceBatch
-from market_data_core.clock import Clock
+from market_data_core.clock import NS_PER_SECOND, Clock
 from market_data_core.errors import TransformError
 from market_data_core.protocols import END_OF_TIME_NS, Mark, Operator, Result
 from market_data_core.schemas import EVENT_SCHEMAS, Kind, Origin
-from market_data_pipeline.capture import stamped
+from market_data_pipeline.capture import CaptureSettings, stamped
 from market_data_pipeline.consumers.ledger import NodeCounts
 from market_data_pipeline.events import to_source_batches
 
 BARRIER_ROWS = 8192
 """Operators are asked for what is due at the latest after so many events."""
+IDLE_LATENESS_NS = int(CaptureSettings().idle_lateness_s * NS_PER_SECOND)
+"""How far behind our clock the time of a quiet live source is taken to be, as where there is a log."""
+# Sources may give a table of instruments anew with every batch.
+_KNOWN_TABLES = 64
 
 
 def is_operator(candidate: object) -> TypeGuard[Operator]:
@@ -103,6 +107,11 @@ class Columns:
                 out += self._pass(at + 1, batch)
         return out
 
+    def idle(self, now_ns: int) -> None:
+        """Take note that a live source has nothing older than `IDLE_LATENESS_NS` still to give."""
+        for vendor, source_id in self._speakers:
+            self._advance(Mark(vendor=vendor, source_id=source_id, ts_ns=now_ns - IDLE_LATENESS_NS))
+
     def end(self) -> list[EventBatch]:
         """Close every window: the source has no more."""
         out = self.barrier()
@@ -164,6 +173,8 @@ class Columns:
         # Kept with the table itself, so that its id is not given to another while it is known here.
         _, known = self._ids.get(id(instruments), (instruments, np.empty(0, np.int32)))
         if len(known) < len(instruments):
+            if len(self._ids) >= _KNOWN_TABLES:
+                self._ids.clear()
             fresh = [self._table.add(instruments[i]) for i in range(len(known), len(instruments))]
             known = np.concatenate([known, np.array(fresh, np.int32)])
             self._ids[id(instruments)] = (instruments, known)

@@ -88,6 +88,7 @@ class Delivery:
         self._queue: deque[list[Any]] = deque()
         self._changed = asyncio.Condition()
         self._ended = False
+        self._held = 0
 
     async def put(self, values: list[Any]) -> None:
         """Take values; waits for room in the queue where that is the policy."""
@@ -96,8 +97,10 @@ class Delivery:
         full = [batch for value in values for batch in self._batcher.add(value, now_s)]
         if self._batcher.due_in_s(now_s) == 0:
             full.append(self._batcher.take())
-        self._count_gathered()
-        await self._enqueue(full)
+        if full:
+            await self._enqueue(full)
+        else:
+            self._count_gathered()
 
     async def flush_when_due(self, lock: asyncio.Lock) -> None:
         """Put batches into the queue when their time has come, until cancelled; `lock` guards `put` too."""
@@ -144,10 +147,10 @@ class Delivery:
 
     def abandon(self, *, failed: bool) -> int:
         """Give up what is not written; return how many values that is. They count as failed, or as suppressed."""
-        left = self._queue_node.in_flight = self._waiting()
+        left = self._waiting()
         self._batcher.take()
         self._queue.clear()
-        self._queue_node.in_flight = 0
+        self._held = self._queue_node.in_flight = 0
         if failed:
             self._queue_node.failed += left
         else:
@@ -167,38 +170,35 @@ class Delivery:
 
     # Whatever waits in a full queue is behind what it holds: batches keep their order under every policy.
     async def _enqueue(self, batches: list[list[Any]]) -> None:
-        held = sum(map(len, batches))
-        try:
-            for batch in batches:
-                async with self._changed:
-                    if self._on_full == "wait":
-                        await self._changed.wait_for(lambda: len(self._queue) < self._limit)
-                    held -= len(batch)
-                    self._admit(batch)
-                    self._changed.notify_all()
-                await asyncio.sleep(0)  # the writer gets its turn, however little the source waits
-        finally:
-            # Only a cancelled wait leaves any.
-            self._queue_node.suppressed += held
-            self._count_gathered()
+        self._held = sum(map(len, batches))
+        self._count_gathered()
+        for batch in batches:
+            async with self._changed:
+                if self._on_full == "wait":
+                    await self._changed.wait_for(lambda: len(self._queue) < self._limit)
+                self._held -= len(batch)
+                self._admit(batch)
+                self._changed.notify_all()
+            await asyncio.sleep(0)  # the writer gets its turn, however little the source waits
 
     def _admit(self, batch: list[Any]) -> None:
         if len(self._queue) >= self._limit:
             if self._on_full == "drop_newest":
-                self._queue_node.suppressed += len(batch)
-                return
-            self._queue_node.suppressed += len(self._queue.popleft())
-        self._queue.append(batch)
+                dropped = batch
+            else:
+                dropped = self._queue.popleft()
+                self._queue.append(batch)
+            self._queue_node.suppressed += len(dropped)
+        else:
+            self._queue.append(batch)
         self._count_gathered()
 
     async def _enqueue_gathered(self) -> None:
         batch = self._batcher.take()
-        self._count_gathered()
-        if batch:
-            await self._enqueue([batch])
+        await self._enqueue([batch] if batch else [])
 
     def _waiting(self) -> int:
-        return len(self._batcher) + sum(map(len, self._queue))
+        return len(self._batcher) + self._held + sum(map(len, self._queue))
 
     def _count_gathered(self) -> None:
         self._queue_node.in_flight = self._waiting()

@@ -15,7 +15,7 @@ from market_data_pipeline.pipeline.columns import BARRIER_ROWS
 from market_data_pipeline.pipeline.delivery import Delivery
 
 # How long a source that was closed may take to come to its end by itself.
-_CLOSE_GRACE_S: Final = 0.5
+_CLOSE_GRACE_S: Final = 0.1
 # How long events of a source that does not wait may wait for operators to run over them.
 _BARRIER_S: Final = 0.1
 _OVER: Final = object()
@@ -40,6 +40,7 @@ class Flow:
         self._clock = clock
         self._in_batches = chain.columns is not None and isinstance(source, BatchSource)
         self._every_batch = self._in_batches and source.waits
+        self._live = self._in_batches and not source.waits
         self._lock = asyncio.Lock()
         self._intake: asyncio.Task[None] | None = None
         self._failure: MarketDataError | None = None
@@ -60,9 +61,10 @@ class Flow:
                     timers.append(group.create_task(self._keep_time(), name=self._task("barrier")))
                 self._intake = group.create_task(self._take_in(), name=self._task("intake"))
                 await asyncio.wait({self._intake})
-                for timer in timers:
-                    timer.cancel()
                 async with self._lock:
+                    # Not before: one that holds the lock has a batch in hand.
+                    for timer in timers:
+                        timer.cancel()
                     await self._delivery.put(await self._chain.barrier())
                     await self._delivery.end()
         except BaseExceptionGroup as group_error:
@@ -70,20 +72,17 @@ class Flow:
         return self._failure or self._chain.problem
 
     async def stop_intake(self) -> None:
-        """Stop taking in; what was taken in goes its way.
-
-        Raises:
-            SourceError: The source cannot be closed; intake has stopped all the same.
-        """
+        """Stop taking in; what was taken in goes its way."""
         self._stopping = True
         try:
             await self.close_source()
-            # The polite way lets a source hand over what it has gathered.
-            if self._intake is not None:
-                await asyncio.wait({self._intake}, timeout=_CLOSE_GRACE_S)
-        finally:
+        except SourceError as exc:
+            self._failure = self._failure or exc
+        # The polite way lets a source hand over what it has gathered.
+        if self._intake is not None:
+            await asyncio.wait({self._intake}, timeout=_CLOSE_GRACE_S)
             # Cancelled is only a read: what has been read goes through the steps.
-            if self._intake is not None and self._reading:
+            if self._reading:
                 self._intake.cancel()
 
     async def close_source(self) -> None:
@@ -101,7 +100,11 @@ class Flow:
             raise self._error("cannot be closed", exc) from exc
 
     async def _take_in(self) -> None:
-        feed = self._feed()
+        try:
+            feed = self._feed()
+        except Exception as exc:  # noqa: BLE001  the supervisor of the source, from its first word on
+            self._failure = self._error("cannot be read", exc)
+            return
         try:
             while not self._stopping and self._chain.problem is None:
                 item = await self._read(feed)
@@ -110,7 +113,7 @@ class Flow:
                         ended = self._failure is None and not self._stopping
                         await self._delivery.put(await self._chain.end() if ended else [])
                         return
-                    await self._delivery.put(await self._through(item))
+                    await self._pass_on(item)
         finally:
             close = getattr(feed, "aclose", None)
             if close is not None:
@@ -122,23 +125,21 @@ class Flow:
             return await anext(feed, _OVER)
         except Exception as exc:  # noqa: BLE001  the supervisor of the source: what came before is written, then told
             self._failure = self._error("cannot be read", exc)
-            self._failure.__cause__ = exc
             return _OVER
         finally:
             self._reading = False
 
-    async def _through(self, item: Any) -> list[Any]:
-        values = await self._chain.take(item)
+    async def _pass_on(self, item: Any) -> None:
+        await self._delivery.put(await self._chain.take(item))
         columns = self._chain.columns
         if columns is not None and (self._every_batch or columns.waiting_rows >= BARRIER_ROWS):
-            values += await self._chain.barrier()
-        return values
+            await self._delivery.put(await self._chain.barrier())
 
     def _feed(self) -> AsyncIterator[Any]:
         if self._in_batches:
-            feed: AsyncIterator[Any] = self._source.batches({})
+            feed: AsyncIterator[Any] = aiter(self._source.batches({}))
         elif hasattr(self._source, "stream"):
-            feed = self._source.stream()
+            feed = aiter(self._source.stream())
         else:
             feed = stream_events(self._source, self._clock)
         return feed
@@ -147,6 +148,8 @@ class Flow:
         while True:
             await self._clock.sleep(_BARRIER_S)
             async with self._lock:
+                if self._live:
+                    self._chain.idle(self._clock.now_ns())
                 await self._delivery.put(await self._chain.barrier())
 
     def _error(self, what: str, exc: Exception) -> MarketDataError:
@@ -154,7 +157,9 @@ class Flow:
             return exc
         text = str(exc) if isinstance(exc, MarketDataError) else f"{type(exc).__name__}: {exc}"
         source = getattr(self._source, "name", "") or type(self._source).__name__
-        return SourceError(f"pipeline {self._name}: source {source} {what}: {text}")
+        error = SourceError(f"pipeline {self._name}: source {source} {what}: {text}")
+        error.__cause__ = exc
+        return error
 
     def _task(self, what: str) -> str:
         return f"pipeline {self._name}: {what}"

@@ -67,6 +67,8 @@ class PipelineSpec:
         _check_number("duration_sec", self.duration_sec, above=0)
         _check_number("batch_size", self.batch_size, least=1, whole=True)
         _check_number("flush_ms", self.flush_ms, least=0)
+        if not isinstance(self.data_dir, str | Path) or not str(self.data_dir):
+            raise _wrong("data_dir", self.data_dir, "a folder")
         self._put("data_dir", Path(self.data_dir))
         self._put("symbols", _symbols(self.symbols))
         self._check_named("source", list(plugins.available(plugins.PROVIDERS)))
@@ -78,6 +80,8 @@ class PipelineSpec:
 
     def _check_named(self, name: str, known: list[str]) -> None:
         part, params = getattr(self, name), getattr(self, f"{name}_params")
+        if not isinstance(params, Mapping):
+            raise _wrong(f"{name}_params", params, "a mapping of names to values")
         if isinstance(part, str):
             if part not in known:
                 raise _wrong(name, part, f"an object, or one of {', '.join(known)}")

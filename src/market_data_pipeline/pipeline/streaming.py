@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, get_args
 
 import structlog
@@ -186,16 +186,17 @@ class StreamingPipeline:
         running = asyncio.create_task(self._run_out(self._duration_sec), name=self._task("events"))
 
         async def stream() -> AsyncGenerator[Any, None]:
-            async for value in hand_over.values():
-                yield value
+            async with aclosing(hand_over.values()) as values:
+                async for value in values:
+                    yield value
             await asyncio.wait({running})
             running.result()
 
-        values = stream()
+        handed = stream()
         try:
-            yield values
+            yield handed
         finally:
-            await values.aclose()
+            await handed.aclose()
             await self._abort("stop")
             await asyncio.wait({running})
             if not running.cancelled() and (problem := running.exception()) is not None:
@@ -246,10 +247,16 @@ class StreamingPipeline:
             try:
                 async with asyncio.timeout(self._drain_s):
                     await close()
-            except (MarketDataError, TimeoutError) as exc:
-                problem = f"did not close within {self._drain_s} s" if isinstance(exc, TimeoutError) else str(exc)
-                _log.warning("part of a pipeline cannot be closed", pipeline=self.ctx.pipeline_id, problem=problem)
-                failure = failure or exc
+            except TimeoutError:
+                problem: MarketDataError = PipelineError(
+                    f"pipeline {self.ctx.pipeline_id}: source or sink did not close within {self._drain_s} s"
+                )
+            except MarketDataError as exc:
+                problem = exc
+            else:
+                continue
+            _log.warning("part of a pipeline cannot be closed", pipeline=self.ctx.pipeline_id, problem=str(problem))
+            failure = failure or problem
         return failure
 
     async def _run_out(self, duration_sec: float | None) -> None:

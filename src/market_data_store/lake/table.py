@@ -99,7 +99,9 @@ class LakeTable:
         self._opened_s = time.monotonic()
 
     def _renew(self, writer: str) -> None:
-        if self._commits < _REOPEN_COMMITS and time.monotonic() - self._opened_s < _REOPEN_AGE_S:
+        # What stood still before we opened it may be cleaned from the log as soon as others commit.
+        in_log = self._folder.log.commit_path(self.version).exists()
+        if in_log and self._commits < _REOPEN_COMMITS and time.monotonic() - self._opened_s < _REOPEN_AGE_S:
             return
         before = self.position(writer)
         self._open()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from market_data_core import disk
+from market_data_core import disk, steps
 from market_data_core.schemas import Origin
 from market_data_core.steps import Step
 from market_data_pipeline.log import LogReader, LogWriter
@@ -45,9 +45,10 @@ def check(folder, offset, end):
 @pytest.mark.parametrize("step", STEPS)
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path, step):
     """Killed again and again at the same step, the log goes on each time from a whole record."""
+    told = [(0, 0)]
     for count, nth in KILLS:
-        told = [*acknowledged(Task(folder=tmp_path, count=count, step=step, nth=nth))]
-        check(tmp_path, *max(told, default=(0, 0)))
+        told.extend(acknowledged(Task(folder=tmp_path, count=count, step=step, nth=nth)))
+        check(tmp_path, *max(told))
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])
@@ -56,10 +57,11 @@ def test_a_power_cut_loses_nothing_acknowledged(tmp_path, step, seed):
     """What was not synced is forgotten, or comes back in part: below the acknowledged end all is there."""
     folder, shadow = tmp_path / "log", tmp_path / "shadow"
     folder.mkdir()
+    told = [(0, 0)]
     for count, nth in KILLS:
-        told = [*acknowledged(Task(folder=folder, count=count, step=step, nth=nth, shadow=shadow))]
+        told.extend(acknowledged(Task(folder=folder, count=count, step=step, nth=nth, shadow=shadow)))
         powerloss.restore(shadow, folder, seed=seed)
-        check(folder, *max(told, default=(0, 0)))
+        check(folder, *max(told))
 
 
 def test_what_a_killed_writer_left_is_durable_once_the_log_is_open(tmp_path):
@@ -84,3 +86,34 @@ def test_what_a_killed_writer_left_is_durable_once_the_log_is_open(tmp_path):
 def folder_opened(folder):
     LogWriter(folder, TINY).close()
     return folder
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_power_cut_while_trimming_leaves_no_hole(tmp_path, seed):
+    """Of segments that were being removed, only the last can come back: never one before a hole."""
+    folder, shadow = tmp_path / "log", tmp_path / "shadow"
+    folder.mkdir()
+    log = LogWriter(folder, replace(TINY, retention_s=0.0))
+    for at in range(0, 100, 5):
+        log.append(trades(at, 5), origin=Origin.REPLAY)
+        assert log.wait_durable(at + 5, 5)
+    segments = sorted(p.name for p in folder.glob("*.log"))
+    powerloss.install(folder, shadow)
+    left = iter(range(4))
+
+    def cut(step):
+        if step is Step.LOG_TRIM_BEFORE and next(left, None) is None:
+            raise RuntimeError("power is gone")
+
+    steps.install(cut)
+    try:
+        with pytest.raises(RuntimeError, match="power"):
+            log.trim(100)
+    finally:
+        steps.install(None)
+        disk.observe(None)
+        log.close()
+    powerloss.restore(shadow, folder, seed=seed)
+    came_back = sorted(p.name for p in folder.glob("*.log"))
+    assert came_back[-1] >= segments[-1]
+    assert [s for s in came_back if s <= segments[-1]] == segments[-len([s for s in came_back if s <= segments[-1]]) :]

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_core.clock import ManualClock
@@ -75,19 +75,36 @@ async def test_the_published_call_stores_ticks_and_bars(tmp_path):
 
 
 async def test_a_second_run_on_the_same_directory_goes_on_and_stores_nothing_twice(tmp_path):
-    """The synthetic source resumes where it left off; rows and bars are those of one long run."""
-    for count, fresh in ((700, 700), (2000, 1300), (2000, 0)):
+    """The synthetic source resumes where it left off: two runs store what one long run would have, each event once."""
+    received = []
+    for _ in range(2):
         pipeline = create_pipeline(
-            **WHO, **VIRTUAL, source_count=count, data_dir=tmp_path, operator_interval="1s", flush_ms=50
+            **WHO, symbols=["aapl", "msft"], source_rate=5000, data_dir=tmp_path, operator_interval="1s", flush_ms=50
         )
-        await pipeline.run()
-        assert pipeline.result.received == fresh
+        await pipeline.start()
+        await eventually(lambda running=pipeline: running.result.received > 300)
+        await pipeline.stop()
         assert pipeline.result.unaccounted == 0
+        received.append(pipeline.result.received)
     quotes, trades, bars = stored(tmp_path)
-    assert (quotes.num_rows, trades.num_rows) == (1600, 400)
-    assert len(set(quotes.column("seq").to_pylist()) | set(trades.column("seq").to_pylist())) == 2000
-    newest = {tuple(row[k] for k in BAR_KEY): row for row in sorted(bars.to_pylist(), key=lambda r: r["revision"])}
-    assert sum(row["trade_count"] for row in newest.values()) == 400
+    assert quotes.num_rows + trades.num_rows == sum(received)
+    whole = create_pipeline(**WHO, **VIRTUAL, source_count=sum(received), operator=None, sink="memory")
+    await whole.run()
+    expected = [(v.symbol, v.bid, v.ask) for v in whole.sink.values if isinstance(v, Quote)]
+    rows = sorted(quotes.to_pylist(), key=lambda row: row["seq"])
+    assert [(row["symbol"], row["bid_price"], row["ask_price"]) for row in rows] == expected[: len(rows)]
+    versions = Counter(tuple(row[k] for k in (*BAR_KEY, "revision")) for row in bars.to_pylist())
+    assert max(versions.values(), default=1) == 1
+
+
+async def test_a_source_that_has_ended_gives_nothing_again(tmp_path):
+    """Another run over the same count takes nothing in and stores nothing."""
+    for fresh in (700, 0):
+        pipeline = create_pipeline(**WHO, **VIRTUAL, source_count=700, data_dir=tmp_path, operator=None, flush_ms=50)
+        await pipeline.run()
+        assert (pipeline.result.received, pipeline.result.written) == (fresh, fresh)
+    quotes, trades, _ = stored(tmp_path)
+    assert (quotes.num_rows, trades.num_rows) == (560, 140)
 
 
 async def test_duration_stops_the_durable_path_by_its_clock(tmp_path):
@@ -240,9 +257,7 @@ async def test_engine_operators_and_transforms_go_together():
 @pytest.mark.parametrize("sink", ["store", "memory"])
 async def test_events_of_any_pipeline_can_be_taken_one_by_one(sink, tmp_path):
     """The async view works whatever the sink is, and stores nothing."""
-    pipeline = create_pipeline(
-        **WHO, **VIRTUAL, source_count=500, operator_interval="1s", sink=sink, data_dir=tmp_path
-    )
+    pipeline = create_pipeline(**WHO, **VIRTUAL, source_count=500, operator_interval="1s", sink=sink, data_dir=tmp_path)
     async with pipeline.events() as stream:
         bars = [event async for event in stream]
     assert sum(b.trade_count for b in bars) == 100
@@ -256,12 +271,13 @@ async def test_the_synthetic_source_goes_by_the_pipelines_clock():
         **WHO, symbols=["AAPL"], source_rate=10, operator=None, sink="memory", duration_sec=1, clock=clock
     )
     running = asyncio.create_task(pipeline.run())
-    for _ in range(20):
-        clock.advance(0.05)
+    until = time.monotonic() + 10
+    while not running.done() and time.monotonic() < until:
         for _ in range(50):
             await asyncio.sleep(0)
+        clock.advance(0.05)
     await running
-    assert 8 <= len(pipeline.sink.values) <= 10
+    assert 8 <= len(pipeline.sink.values) <= 11
 
 
 @pytest.mark.parametrize(
@@ -305,6 +321,7 @@ PLAIN = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(
     params=st.dictionaries(st.text(min_size=1, max_size=6), PLAIN, max_size=3),
     symbols=st.none() | st.lists(st.sampled_from(["aapl", "MSFT"]), min_size=1, max_size=2).map(tuple),
@@ -353,7 +370,7 @@ def test_a_wrong_specification_is_explained(text, message):
 
 def test_objects_do_not_go_to_json():
     """The error names the part that is an object."""
-    with pytest.raises(ConfigurationError, match="sink: .*MemorySink"):
+    with pytest.raises(ConfigurationError, match=r"sink: .*MemorySink"):
         PipelineSpec(**WHO, sink=MemorySink()).to_json()
 
 
@@ -361,8 +378,8 @@ def test_importing_the_package_loads_no_engine():
     """The names are there at once; what they need is loaded when one is used."""
     program = (
         "import sys, market_data_pipeline as m; assert 'create_pipeline' in m.__all__; "
-        "heavy = {'market_data_pipeline.engine', 'market_data_pipeline.pipeline', 'numpy', 'deltalake'} & set(sys.modules); "
-        "print(sorted(x for x in heavy if x.startswith('market_data_pipeline') or x == 'deltalake')); m.create_pipeline"
+        "heavy = {'market_data_pipeline.engine', 'market_data_pipeline.pipeline', 'deltalake'}; "
+        "print(sorted(heavy & set(sys.modules))); m.create_pipeline"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[]\n"
