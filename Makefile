@@ -24,7 +24,7 @@ $(READY): $(INSTALLED)
 	@touch $@
 
 run: $(INSTALLED) ## Start the platform on synthetic data and print the cockpit's address
-	@exec $(BIN)/mdo up
+	@ORCH_LOG_FORMAT=$${ORCH_LOG_FORMAT:-text} exec $(BIN)/mdo up
 
 test: $(READY) ## Run the test suite (under 10 minutes on two cores)
 	$(BIN)/python -m pytest -m 'not chaos' -n 2 --dist worksteal

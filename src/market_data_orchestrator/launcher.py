@@ -90,7 +90,9 @@ async def serve(settings: OrchestratorSettings, *, started: Callable[[str], None
     # What is loaded by now stays: a full collection need not walk it, which would stop capture for milliseconds.
     gc.collect()
     gc.freeze()
+    LOG.info("serving on %s:%s, data in %s", host, port, settings.data_path)
     await server.serve(sockets=[listener])
+    LOG.info("stopped")
     stopping_early.cancel()
     return 1 if service.phase == "failed" else 0
 

@@ -53,3 +53,5 @@ def configure_logging(level: str, format_: Literal["json", "text"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # The server's own notes on its start and end say nothing that ours do not.
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, root.level))

@@ -1,0 +1,413 @@
+"""Writes docs/reference from the code: ``python scripts/reference.py``, also ``make reference``."""  # noqa: INP001  a script
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+from starlette.routing import Route, WebSocketRoute
+
+from market_data_core.schemas import BAR_KEY, KIND_FIELDS, TABLE_FIELDS, Flag, Kind
+from market_data_core.web.metrics import HttpMetrics
+from market_data_orchestrator.app import create_app
+from market_data_orchestrator.cli.main import app as command
+from market_data_orchestrator.metrics import ServiceMetrics
+from market_data_orchestrator.service import Service
+from market_data_orchestrator.settings import OrchestratorSettings
+from market_data_orchestrator.status import StatusAggregator
+from market_data_pipeline.source.replay.layout import packaged_layouts
+from market_data_store.lake.declarations import TABLES
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+FOLDER: Final = ROOT / "docs" / "reference"
+
+UNITS: Final = {
+    "provider_rate": "events/s",
+    "bars_lateness": "s",
+    "ws_interval_sec": "s",
+    "log_retention": "s",
+    "log_max_bytes": "bytes",
+    "log_reserve_bytes": "bytes",
+    "drain_sec": "s",
+    "maintenance_sec": "s",
+    "query_timeout_sec": "s",
+    "query_max_rows": "rows",
+    "jwt_cache_ttl": "s",
+    "rate_limit_max_per_minute": "per minute",
+    "provider_port": "port",
+    "health_port": "port",
+    "provider_client_id": "id",
+}
+"""The unit of every setting that is a number."""
+
+ANSWERS: Final = {
+    "/health": "Health of every component with its cause; 200 healthy or degraded, 503 unhealthy.",
+    "/livez": "200 while the process answers.",
+    "/readyz": "200 when work can be given to it, else 503 with what is failing.",
+    "/status": "Everything the service says of itself: health, sources, log, store, consumers, ledger, jobs.",
+    "/ws/status": "The same object as `/status`, in `{type, data}`, on connect and every `ORCH_WS_INTERVAL_SEC`.",
+    "/ui": "The cockpit.",
+    "/ui/{name:path}": "The files of the cockpit.",
+    "/metrics": "All metrics, as Prometheus text.",
+    "/docs": "The interface as a page (Swagger UI, loaded by the browser from a public host).",
+    "/redoc": "The interface as a page (ReDoc, loaded by the browser from a public host).",
+    "/openapi.json": "The interface as an OpenAPI document.",
+}
+"""What every route answers."""
+
+MEANINGS: Final = {
+    "vendor": "Who the data comes from.",
+    "symbol": "Upper-cased; `?` for a quarantined row of a file that names symbols row by row.",
+    "ts_event": "When the venue says it happened, UTC ns; of a bar its start.",
+    "ts_recv": "When it reached the platform, UTC ns.",
+    "seq": "Number in the event log; unique per event.",
+    "flags": "Bits, see below.",
+    "origin": "`live`, `replay`, `backfill` or `synthetic`.",
+    "bid_price": "Best bid.",
+    "bid_size": "Size at the best bid.",
+    "ask_price": "Best ask.",
+    "ask_size": "Size at the best ask.",
+    "price": "Price, in the instrument's currency.",
+    "size": "Size, in units.",
+    "exchange": "Where it was traded, as the vendor writes it.",
+    "conditions": "Conditions of the trade, as the vendor writes them.",
+    "trade_id": "The vendor's id of the trade.",
+    "aggressor_side": "Which side took, as the vendor writes it.",
+    "interval": "Length of the bar, such as `1m`.",
+    "what": "What it is made of: `TRADES`, `QUOTES`.",
+    "session": "Which hours are in it; `ALL` for every one.",
+    "source": "`internal` for bars made here, `external` for bars received.",
+    "open": "First price.",
+    "high": "Highest price.",
+    "low": "Lowest price.",
+    "close": "Last price.",
+    "volume": "Sum of sizes.",
+    "vwap": "Average price weighted by size; null without volume.",
+    "trade_count": "How many events are in it.",
+    "revision": "0 for the first, one more each time it is made again; the highest is the one to read.",
+    "ts_known": "When this revision was made, UTC ns.",
+    "reason": "Why: of a bar's revision (`late`), a status, or a quarantined row.",
+    "action": "What happened to the level.",
+    "side": "Bid or ask.",
+    "level": "Place in the book, 0 is the best.",
+    "order_id": "The venue's id of the order.",
+    "sequence": "The venue's number of the message.",
+    "underlying": "Symbol the option is on.",
+    "expiry": "Last day, `YYYYMMDD`.",
+    "strike": "Strike price.",
+    "right": "`C` or `P`.",
+    "last_price": "Price of the last trade.",
+    "open_interest": "Open contracts.",
+    "underlying_price": "Price of the underlying the figures are for.",
+    "implied_vol": "Implied volatility, a year, as a fraction.",
+    "delta": "Change of price with the underlying.",
+    "gamma": "Change of delta with the underlying.",
+    "vega": "Change of price with volatility.",
+    "theta": "Change of price with time.",
+    "rho": "Change of price with the interest rate.",
+    "valid_from": "From when the definition holds, UTC ns.",
+    "valid_to": "Until when, exclusive, UTC ns; null while it does.",
+    "tick_size": "Smallest step of the price.",
+    "size_step": "Smallest step of the size.",
+    "multiplier": "Units of the underlying per contract.",
+    "currency": "Of the prices.",
+    "calendar": "Trading calendar.",
+    "status": "State of the instrument, as the vendor writes it.",
+    "kind": "What the row would have been, such as `trades`.",
+    "source_id": "Which file, by content, or which feed it came from.",
+    "line": "Line in the file, from 1 (in Parquet the row); null where the row was readable and its values were not.",
+    "raw": "The row as it stood in the file (its beginning), or as JSON where it could be read.",
+}
+"""What every column holds."""
+
+FLAG_MEANINGS: Final = {
+    "PUBLISHER_SPECIFIC": "Depends on the vendor.",
+    "MAYBE_BAD_BOOK": "The vendor says its book may be wrong.",
+    "BAD_TS_RECV": "The vendor's receive time is not to be trusted.",
+    "MBP": "From a book of price levels.",
+    "SNAPSHOT": "From a snapshot, not an update.",
+    "TOB": "Top of book only.",
+    "LAST": "Last event of its packet.",
+    "TS_EVENT_SYNTHETIC": "The venue gave no time.",
+    "TS_EVENT_FUTURE": "The time lies far ahead of the stream; it closes no bars.",
+    "TS_EVENT_BACK": "The time is earlier than one already seen for the instrument.",
+    "CROSSED": "Bid above ask.",
+    "NEGATIVE_PRICE": "A price below zero.",
+    "ZERO_SIZE": "A trade of no size.",
+    "OFF_STEP": "A price or size that is no multiple of the instrument's step.",
+    "SUSPICIOUS": "The vendor itself doubts it.",
+}
+"""What every flag says."""
+
+EXIT_CODES: Final = (
+    ("0", "Done. `mdo status`: healthy. `mdo audit ledger`: everything agrees. `mdo doctor`: nothing failed."),
+    ("1", "Failed: no service or store there, a damaged file, not healthy, a ledger that does not balance."),
+    ("2", "Wrong use: an unknown command, option, layout or path, a wrong setting, a query that may not be asked."),
+    ("130", "Ended by Ctrl-C; `mdo up` ends with 0 then, once what was received is stored."),
+)
+
+_HEAD: Final = "<!-- Written by scripts/reference.py from the code: change that, then `make reference`. -->\n\n"
+
+
+def pages() -> dict[str, str]:
+    """Return every page's text by its file name."""
+    made: dict[str, Callable[[], Iterator[str]]] = {
+        "settings.md": _settings,
+        "routes.md": _routes,
+        "metrics.md": _metrics,
+        "commands.md": _commands,
+        "tables.md": _tables,
+        "layouts.md": _layouts,
+        "exit-codes.md": _exit_codes,
+    }
+    return {name: _HEAD + "\n".join(lines()).rstrip("\n") + "\n" for name, lines in made.items()}
+
+
+def metric_families() -> list[tuple[str, str, tuple[str, ...], str]]:
+    """Return name as scraped, type, labels and help of every metric family of the service, sorted."""
+    registry = CollectorRegistry()
+    HttpMetrics(registry).observe("GET", "/", 200, 0.0)
+    http = list(registry.collect())
+    own = list(ServiceMetrics(CollectorRegistry(), StatusAggregator(Service(_settings_of_nothing()))).describe())
+    found = []
+    for family in (*own, *http):
+        sampled = [k for s in family.samples for k in s.labels if k != "le"]
+        labels = tuple(getattr(family, "_labelnames", ())) or tuple(dict.fromkeys(sampled))
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found.append((name, family.type, labels, family.documentation))
+    return sorted(found)
+
+
+def setting_default(name: str) -> str:
+    """Return a setting's default as it would be written in the environment; nothing of a secret."""
+    field = OrchestratorSettings.model_fields[name]
+    value = field.get_default(call_default_factory=True)
+    if value is None or isinstance(value, SecretStr):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def unread_settings() -> list[str]:
+    """Return the settings that no code reads, in order."""
+    files = (ROOT / "src" / "market_data_orchestrator").rglob("*.py")
+    code = "\n".join(f.read_text("utf-8") for f in files)
+    named = set(re.findall(r"(?:settings|self)\.([a-z_]+)", code))
+    return [name for name in OrchestratorSettings.model_fields if name not in named]
+
+
+def _settings_of_nothing() -> OrchestratorSettings:
+    # Built without reading the environment, so the pages are the same on every machine.
+    return OrchestratorSettings.model_construct()
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + "---|" * len(columns)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in row) + " |"
+    yield ""
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _settings() -> Iterator[str]:
+    yield "# Settings\n"
+    yield "Environment variables, also read from a file `.env` in the working directory. Secrets have no default.\n"
+    fields = OrchestratorSettings.model_fields
+    yield from _table(
+        ("name", "type", "unit", "default", "what"),
+        (
+            (
+                f"`ORCH_{name.upper()}`",
+                _type(field.annotation),
+                UNITS.get(name, ""),
+                _code(setting_default(name)),
+                field.description or "",
+            )
+            for name, field in fields.items()
+        ),
+    )
+    yield "Times take a unit (`30s`, `5m`, `24h`, `7d`) in `ORCH_LOG_RETENTION` and `ORCH_BARS_LATENESS`; sizes one"
+    yield "(`512M`, `20G`) in `ORCH_LOG_MAX_BYTES` and `ORCH_LOG_RESERVE_BYTES`.\n"
+    if unread := unread_settings():
+        yield "Accepted and checked, but without effect: " + ", ".join(f"`ORCH_{n.upper()}`" for n in unread) + "."
+
+
+def _type(annotation: Any) -> str:
+    names = {
+        str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", SecretStr: "secret"
+    }  # fmt: skip
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in {Union, types.UnionType}:
+        return " or ".join(_type(a) for a in inner if a is not type(None))
+    return f"list of {_type(inner[0])}" if origin is list else names[annotation]
+
+
+def _routes() -> Iterator[str]:
+    app = create_app(Service(_settings_of_nothing()))
+    yield "# Routes\n"
+    rows = []
+    for route in app.routes:
+        if isinstance(route, WebSocketRoute):
+            rows.append(("WS", f"`{route.path}`", ANSWERS[route.path]))
+        elif isinstance(route, Route):
+            methods = ", ".join(sorted((route.methods or set()) - {"HEAD"}))
+            rows.append((methods, f"`{route.path}`", ANSWERS[route.path]))
+    yield from _table(("method", "path", "answer"), sorted(rows, key=lambda r: r[1]))
+    yield "GET routes answer HEAD too. Errors are `application/problem+json` (RFC 9457) with `request_id`; the header"
+    yield "`X-Request-ID` is taken over from the caller or made, and is in every answer."
+
+
+def _metrics() -> Iterator[str]:
+    yield "# Metrics\n"
+    yield "At `/metrics`. A counter starts at 0 with its consumer or source; all families are there from the start.\n"
+    yield from _table(
+        ("family", "type", "labels", "what"),
+        ((f"`{n}`", kind, ", ".join(f"`{x}`" for x in labels), text) for n, kind, labels, text in metric_families()),
+    )
+
+
+def _commands() -> Iterator[str]:
+    yield "# Commands\n"
+    yield "`mdo --version` prints the version; `mdo COMMAND --help` says what is said here.\n"
+    for name, callback in command_callbacks().items():
+        yield from _command(name, callback)
+
+
+def command_callbacks() -> dict[str, Callable[..., Any]]:
+    """Return every command's function by its full name, such as ``audit ledger``."""
+    found: dict[str, Callable[..., Any]] = {}
+    for info in command.registered_commands:
+        if info.name and info.callback:
+            found[info.name] = info.callback
+    for group in command.registered_groups:
+        for info in group.typer_instance.registered_commands if group.typer_instance else ():
+            if info.name and info.callback:
+                found[f"{group.name} {info.name}"] = info.callback
+    return found
+
+
+def _command(name: str, callback: Callable[..., Any]) -> Iterator[str]:
+    arguments, options = [], []
+    hints = get_type_hints(callback, include_extras=True)
+    for parameter in inspect.signature(callback).parameters.values():
+        kind, info = _annotated(hints[parameter.name])
+        if isinstance(info, typer.models.ArgumentInfo):
+            word = f"{parameter.name.upper()}..." if get_origin(kind) is list else parameter.name.upper()
+            arguments.append((word, info.help or ""))
+        else:
+            flag = (info.param_decls or (f"--{parameter.name.replace('_', '-')}",))[0]
+            taken = "" if kind is bool else f" {_word(kind)}"
+            default = "" if parameter.default in (None, False) else f"{parameter.default:g}"
+            options.append((f"`{flag}{taken}`", _code(default), _help(info)))
+    yield f"## mdo {name}\n"
+    yield "```"
+    yield " ".join(["mdo", name, *(["[OPTIONS]"] if options else []), *(word for word, _ in arguments)])
+    yield "```\n"
+    for paragraph in inspect.cleandoc(callback.__doc__ or "").split("\n\n"):
+        text = " ".join(paragraph.split())
+        yield f"```sh\n{text.removeprefix('Example: ')}\n```\n" if text.startswith("Example: ") else f"{text}\n"
+    if arguments:
+        yield from _table(("argument", "what"), ((f"`{word}`", text) for word, text in arguments))
+    yield from _table(("option", "default", "what"), options)
+
+
+def _annotated(hint: Any) -> tuple[Any, Any]:
+    if get_origin(hint) is not Annotated:
+        raise TypeError(f"a command's parameter is not annotated with what it is: {hint}")
+    kind, info = get_args(hint)[:2]
+    inner = [a for a in get_args(kind) if a is not type(None)]
+    return (inner[0] if get_origin(kind) in {Union, types.UnionType} else kind), info
+
+
+def _word(kind: Any) -> str:
+    return {int: "COUNT", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
+
+
+def _help(info: Any) -> str:
+    return f"{info.help or ''}{f' [{info.envvar}]' if isinstance(info.envvar, str) else ''}"
+
+
+def _tables() -> Iterator[str]:
+    yield "# Tables\n"
+    yield "Delta tables, one folder each in the tenant's folder of the store. Times are int64 UTC nanoseconds, prices and"
+    yield "sizes float64; what is absent is null. Every table also has `date`, the UTC day of `ts_event` (`quarantine`:"
+    yield "of `ts_recv`), by which it is partitioned.\n"
+    yield "In queries `bars` is the newest revision of every bar and `bars_revisions` all of them. A bar is the same bar"
+    yield f"by {', '.join(f'`{c}`' for c in BAR_KEY)}.\n"
+    yield "## In every table\n"
+    yield from _columns(TABLE_FIELDS)
+    for name in TABLES:
+        yield f"## {name}\n"
+        yield from _columns(KIND_FIELDS[Kind(name)])
+    yield "## flags\n"
+    yield "`select * from quotes where flags & 2048 <> 0`\n"
+    yield from _table(
+        ("value", "name", "what"), ((str(f.value), f"`{f.name}`", FLAG_MEANINGS[f.name or ""]) for f in Flag)
+    )
+
+
+def _columns(fields: Iterable[Any]) -> Iterator[str]:
+    yield from _table(("column", "type", "what"), ((f"`{f.name}`", str(f.type), MEANINGS[f.name]) for f in fields))
+
+
+def _layouts() -> Iterator[str]:
+    yield "# Replay layouts\n"
+    yield "Found by a file's name, or named with `mdo replay --layout`.\n"
+    for layout in packaged_layouts().values():
+        yield f"## {layout.name}\n"
+        time = f"`{layout.time.column}`, {layout.time.unit}" + (f", {layout.time.zone}" if layout.time.zone else "")
+        symbol = f"column `{layout.symbol.column}`" if layout.symbol.column is not None else "from the path"
+        columns = (f"`{ours}`" + ("?" if ours in layout.optional else "") for ours in layout.columns)
+        facts = [
+            ("files", ", ".join(f"`{p}`" for p in layout.files)),
+            ("in a zip", ", ".join(f"`{p}`" for p in layout.members)),
+            ("kind", str(layout.kind)),
+            ("vendor", f"`{layout.vendor}`" + (f" or column `{layout.vendor_column}`" if layout.vendor_column else "")),
+            ("format", ", ".join(layout.format)),
+            ("file's columns", ", ".join(f"`{f}`" for f in layout.fields) or "by header or name"),
+            ("time", time),
+            ("symbol", symbol),
+            ("columns (? may be absent)", ", ".join(columns)),
+            ("prices and sizes are divided by", f"10^{layout.price_scale}, 10^{layout.size_scale}"),
+            ("decimals of prices and sizes", f"{layout.price_decimals}, {layout.size_decimals}"),
+        ]
+        if layout.one_side:
+            facts.append(("rows carry one side", layout.one_side))
+        yield from _table(("what", "value"), facts)
+
+
+def _exit_codes() -> Iterator[str]:
+    yield "# Exit codes\n"
+    yield from _table(("code", "when"), EXIT_CODES)
+    yield "Results go to standard output, everything else to standard error. With `--json` standard output holds exactly"
+    yield "one JSON value; when a command fails before it has a result, nothing."
+
+
+def main() -> int:
+    """Write the pages; return 0."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, "utf-8")
+        sys.stdout.write(f"docs/reference/{name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
