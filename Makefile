@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check format bench chaos clean
+.PHONY: help run test test-all check format reference bench chaos clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ check: $(READY) ## Check format, lint, types and import contracts
 format: $(READY) ## Rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+reference: $(READY) ## Write docs/reference from the code
+	$(BIN)/python scripts/reference.py
 
 bench: $(READY) ## Measure against the targets; writes bench-results/
 	$(BIN)/python -m benchmarks

@@ -37,11 +37,14 @@ _TARGETS_MS = {"tap": 10.0, "log": 20.0}
 def run(ctx: Context) -> list[Result]:
     """Measure every load with consumers in threads and in a process of their own."""
     full = ctx.live_s >= 10
-    stored = _stored(ctx, dates=12 if full else 2)
+    dates = 12 if full else 2
+    # Compaction wants small files; everything else finds a lake that has been looked after.
+    untidy, tidy = _stored(ctx, dates, tidy=False), _stored(ctx, dates, tidy=True)
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for load in LOADS:
         # Both modes of one load stand side by side, so that a drift of the machine touches them alike.
         for workers in WORKERS:
+            stored = untidy if load == "maintenance" else tidy
             found[(load, workers)] = _variant(ctx, stored, load, workers, warmup_s=3.0 if full else 1.0)
     return [_result(*key, to, figures) for key, figures in found.items() for to in _TARGETS_MS]
 
@@ -102,9 +105,9 @@ def _child(module: str, *arguments: str, timeout_s: float) -> dict[str, Any]:
     return dict(json.loads(last))
 
 
-# A lake with quotes of past dates in many small files: what a query reads and what compaction has to do.
-def _stored(ctx: Context, *, dates: int) -> Path:
-    root = ctx.cache / f"small-files-{dates}"
+# A lake with quotes of past dates, in many small files unless it is tidy: what a query reads and compaction has to do.
+def _stored(ctx: Context, dates: int, *, tidy: bool) -> Path:
+    root = ctx.cache / f"quotes-{dates}-{'tidy' if tidy else 'small-files'}"
     if (root / "ready").is_file():
         return root
     shutil.rmtree(root, ignore_errors=True)
@@ -118,6 +121,8 @@ def _stored(ctx: Context, *, dates: int) -> Path:
             rows = _quotes(_FIRST_DAY_NS + date * _DAY_NS, position, seed=file)
             position += rows.num_rows
             table.append(rows, writer="filling", position=position, covers={})
+    if tidy:
+        lake.maintain()
     (root / "ready").write_text("\n")
     return root
 

@@ -21,14 +21,14 @@ import uvicorn
 import uvloop
 
 from benchmarks.context import REPOSITORY
-from market_data_core.errors import MarketDataError
+from market_data_core.clock import NS_PER_SECOND
 from market_data_orchestrator.app import create_app
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import load_settings
 from market_data_pipeline.engine import Engine
 from market_data_pipeline.taps import Tapped
 from market_data_store.lake import Lake
-from market_data_store.query import QueryLimits, QueryRunner
+from market_data_store.query import QueryRunner
 
 _POLL_S = 0.0005
 _CLIENTS = 100
@@ -152,6 +152,7 @@ def latencies(tapped: list[tuple[int, Tapped]], durable: list[tuple[int, int]]) 
     """
     ends = np.array([end for _, end in durable], np.int64)
     seen = np.array([at for at, _ in durable], np.int64)
+    seconds: list[np.ndarray] = []
     spans: dict[str, list[np.ndarray]] = {n: [] for n in ("due_to_tap", "due_to_log", "recv_to_tap", "recv_to_log")}
     events = 0
     for at, item in tapped:
@@ -163,17 +164,23 @@ def latencies(tapped: list[tuple[int, Tapped]], durable: list[tuple[int, int]]) 
         if place == 0:
             continue  # perhaps durable before the watching began
         events += data.num_rows
+        seconds.append(np.full(data.num_rows, at // NS_PER_SECOND))
         for name, since in (("due", due), ("recv", recv)):
             spans[f"{name}_to_tap"].append(at - since)
             spans[f"{name}_to_log"].append(seen[place] - since)
     if not events:
         raise RuntimeError("no event was seen both at the tap and in the durable log")
-    return {"events": events} | {f"{name}_ms": _percentiles(np.concatenate(parts)) for name, parts in spans.items()}
+    second = np.concatenate(seconds)
+    figures = {f"{name}_ms": _percentiles(np.concatenate(parts), second) for name, parts in spans.items()}
+    return {"events": events, **figures}
 
 
-def _percentiles(spans_ns: np.ndarray) -> dict[str, float]:
-    p50, p99, p999 = np.percentile(spans_ns, (50, 99, 99.9)) / 1e6
-    return {"p50": round(float(p50), 2), "p99": round(float(p99), 2), "p999": round(float(p999), 2)}
+def _percentiles(spans_ns: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    p50, p99, p999 = np.percentile(spans_ns, (50, 99, 99.9))
+    # What a burst of somebody else's work does to some seconds is not in the median of all seconds.
+    typical = np.median([np.percentile(spans_ns[second == s], 99) for s in np.unique(second)])
+    found = {"p50": p50, "p99": p99, "p999": p999, "p99_of_typical_second": typical}
+    return {name: round(float(value) / 1e6, 2) for name, value in found.items()}
 
 
 def _cpu_s() -> float:
@@ -198,8 +205,11 @@ async def _load(order: dict[str, Any], data_dir: Path, port: int) -> AsyncIterat
         try:
             yield loaded
         finally:
+            failed = task.done()
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            (ended,) = await asyncio.gather(task, return_exceptions=True)
+            if failed:
+                raise RuntimeError(f"the query failed, so nothing was loaded: {ended}")
     elif order["load"] == "clients":
         clients = await _clients(port, order)
         reading = asyncio.create_task(_count(clients, loaded), name="clients")
@@ -216,10 +226,7 @@ async def _queries(root: Path, loaded: dict[str, Any]) -> None:
     runner = QueryRunner(root)
     loaded |= {"queries": 0, "query_s": 0.0}
     while True:
-        try:
-            result = await runner.run("default", _QUERY, limits=QueryLimits())
-        except MarketDataError as exc:
-            raise SystemExit(f"the query failed: {exc}") from exc
+        result = await runner.run("default", _QUERY)
         loaded["queries"] += 1
         loaded["query_s"] += result.elapsed_s
 

@@ -312,7 +312,8 @@ def _command(name: str, callback: Callable[..., Any]) -> Iterator[str]:
             word = f"{parameter.name.upper()}..." if get_origin(kind) is list else parameter.name.upper()
             arguments.append((word, info.help or ""))
         else:
-            flag = (info.param_decls or (f"--{parameter.name.replace('_', '-')}",))[0]
+            # Inside Annotated, what stands first is the option's own name.
+            flag = info.default if isinstance(info.default, str) else f"--{parameter.name.replace('_', '-')}"
             taken = "" if kind is bool else f" {_word(kind)}"
             default = "" if parameter.default in (None, False) else f"{parameter.default:g}"
             options.append((f"`{flag}{taken}`", _code(default), _help(info)))

@@ -7,6 +7,8 @@ import shutil
 import pytest
 
 from market_data_core.steps import Step
+from market_data_pipeline.log.frames import RecordType
+from market_data_pipeline.log.segments import walk
 from support.crash import Chain, segments, write_recording
 from support.crash_child import Life
 
@@ -45,10 +47,13 @@ def test_a_torn_tail_loses_and_doubles_nothing(chain, tail):
 
 
 def test_corrupt_records_in_the_middle_lose_and_double_nothing(chain):
-    """A damaged byte in every segment: what is still needed from there on is given again."""
+    """Damaged events in every segment: what is still needed from there on is given again."""
     assert chain.die(Step.DATA_FILE_WRITTEN, nth=9)
     for path in segments(chain.log):
+        found = [f for f in walk(path, check=False) if isinstance(f, tuple)]
+        ends = [end for end, record in found if record.type is RecordType.EVENTS]
         content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0xFF
+        for end in ends[len(ends) // 2 :][:1]:
+            content[end - 1] ^= 0xFF
         path.write_bytes(content)
     assert chain.finish(same_log=False) == []

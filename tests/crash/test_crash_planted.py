@@ -12,36 +12,45 @@ from support.crash_verdict import unbalanced
 
 
 @pytest.fixture
-def chain(tmp_path):
-    return Chain(life=Life(data_dir=str(tmp_path / "data"), count=6000), power=True)
+def chains(tmp_path):
+    """A few chains, because a bug need not bite at the first death."""
+    lives = (Life(data_dir=str(tmp_path / f"data{n}"), count=6000) for n in range(4))
+    return [Chain(life=life, power=True) for life in lives]
 
 
-def test_saving_the_position_before_the_data_is_found(chain):
+def test_saving_the_position_before_the_data_is_found(chains):
     """A snapshot ahead of the tables makes a kill lose rows, and the verdict says so."""
-    assert chain.die(Step.DATA_FILE_WRITTEN, nth=8, planted="position_before_data")
-    assert any("lost" in problem for problem in chain.finish())
+
+    def found(chain):
+        assert chain.die(Step.DATA_FILE_WRITTEN, nth=8, planted="position_before_data")
+        return any("lost" in problem for problem in chain.finish())
+
+    assert any(found(chain) for chain in chains)
 
 
 @pytest.mark.parametrize(
     ("never_synced", "named"),
     [
         (".parquet", "lost"),
-        ("_delta_log/0", "lost"),
+        ("_delta_log/0", "lost|no log"),
         ("/log/", "the log lost what was durable"),
         ("consumers/raw", "raw"),
     ],
 )
-def test_a_missing_sync_is_found(chain, never_synced, named):
+def test_a_missing_sync_is_found(chains, never_synced, named):
     """One kind of file that is not synced makes a power cut break a promise, and the verdict says which."""
-    planted = f"no_sync:{never_synced}"
-    assert chain.die(Step.LOG_TRIM_AFTER, nth=3, planted=planted)
-    chain.cut_power()
-    assert any(named in problem for problem in chain.finish())
+
+    def found(chain):
+        assert chain.die(Step.SNAPSHOT_AFTER, nth=6, planted=f"no_sync:{never_synced}")
+        chain.cut_power()
+        return any(re.search(named, problem) for problem in chain.finish())
+
+    assert any(found(chain) for chain in chains)
 
 
-def test_a_row_that_an_operator_loses_is_unaccounted(chain):
+def test_a_row_that_an_operator_loses_is_unaccounted(chains):
     """One row deleted inside an operator: the ledger's unaccounted is 1, at that node."""
-    outcome = chain.live(planted="drop_row")
+    outcome = chains[0].live(planted="drop_row")
     ledgers = {name: c["ledger"] for name, c in outcome.ended["consumers"].items()}
     unaccounted = {}
     for name, counts in ledgers.items():

@@ -31,7 +31,12 @@ class LogAndStoreHistory:
     """
 
     def __init__(
-        self, store: Store, log_folder: Path, *, writer: str = "raw", durable: Callable[[], int] | None = None,
+        self,
+        store: Store,
+        log_folder: Path,
+        *,
+        writer: str = "raw",
+        durable: Callable[[], int] | None = None,
         dedupe: bool = False,
     ) -> None:
         self._store = store

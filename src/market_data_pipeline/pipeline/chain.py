@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import structlog
 from pydantic import BaseModel
 
 from market_data_core.batch import EventBatch, SourceBatch
@@ -28,7 +28,7 @@ _VALUE_KINDS = frozenset({Kind.QUOTES, Kind.TRADES, Kind.BARS})
 _KEPT_FAILURES = 100
 _TEXT_LENGTH = 300
 
-_log = structlog.get_logger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +217,7 @@ class Chain:
             self._problem.__cause__ = exc
         # The 1st, 2nd, 4th, 8th …: a step that fails on everything must not drown the log; all are counted.
         if node.failed & (node.failed - 1) == 0:
-            _log.warning("event failed", node=name, failed=node.failed, occurrence=text, error=failure.error)
+            _LOG.warning("%s failed on %s, its failure number %d: %s", name, text, node.failed, failure.error)
 
 
 async def _process(transform: Any, value: Any) -> list[Any]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import stamina
-import structlog
 
 from market_data_core.clock import Clock
 from market_data_core.errors import MarketDataError, SinkError
@@ -18,8 +17,6 @@ from market_data_pipeline.consumers.ledger import NodeCounts
 from market_data_pipeline.pipeline.batcher import Batcher
 
 OnFull = Literal["wait", "drop_oldest", "drop_newest"]
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

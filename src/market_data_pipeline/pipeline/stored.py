@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
-
-import structlog
 
 from market_data_core import disk
 from market_data_core.errors import (
@@ -34,7 +33,7 @@ T = TypeVar("T")
 # How often a run that waits for its source looks whether the data path still works.
 _WATCH_S: Final = 0.25
 
-_log = structlog.get_logger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +234,7 @@ class StoredPipeline:
             try:
                 await self._end("stop", drain_s=self.settings.drain_s)
             except MarketDataError as exc:
-                _log.warning("cancelled run failed", pipeline=self.ctx.pipeline_id, problem=str(exc))
+                _LOG.warning("cancelled run of pipeline %s failed: %s", self.ctx.pipeline_id, exc)
             raise
         finally:
             for task in waited:

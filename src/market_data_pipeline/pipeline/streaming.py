@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, get_args
-
-import structlog
 
 from market_data_core.errors import ConfigurationError, MarketDataError, PipelineError, SinkError
 from market_data_core.protocols import BatchSource, Sink
@@ -20,7 +19,7 @@ from market_data_pipeline.pipeline.flow import Flow
 from market_data_pipeline.pipeline.result import EndedBy, PipelineResult
 from market_data_pipeline.pipeline.sinks import HandOver
 
-_log = structlog.get_logger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class StreamingPipeline:
@@ -201,7 +200,7 @@ class StreamingPipeline:
             await asyncio.wait({running})
             if not running.cancelled() and (problem := running.exception()) is not None:
                 # Who read to the end has met it there; who left before may have a look here.
-                _log.info("events ended with an error", pipeline=self.ctx.pipeline_id, problem=str(problem))
+                _LOG.info("events of pipeline %s ended with an error: %s", self.ctx.pipeline_id, problem)
 
     def _begin(self, sink: Sink[Any], batcher: Batcher) -> None:
         if self._main is not None:
@@ -255,7 +254,7 @@ class StreamingPipeline:
                 problem = exc
             else:
                 continue
-            _log.warning("part of a pipeline cannot be closed", pipeline=self.ctx.pipeline_id, problem=str(problem))
+            _LOG.warning("part of pipeline %s cannot be closed: %s", self.ctx.pipeline_id, problem)
             failure = failure or problem
         return failure
 
@@ -271,7 +270,7 @@ class StreamingPipeline:
             try:
                 await self._end("stop")
             except MarketDataError as exc:
-                _log.warning("cancelled run failed", pipeline=self.ctx.pipeline_id, problem=str(exc))
+                _LOG.warning("cancelled run of pipeline %s failed: %s", self.ctx.pipeline_id, exc)
             raise
         finally:
             if over is not None:

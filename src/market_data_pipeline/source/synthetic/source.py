@@ -135,7 +135,7 @@ class SyntheticSource:
     def source_id(self) -> str:
         """Names the whole sequence; quotes and trades have this with ``:quotes`` and ``:trades`` behind it.
 
-        Covers what the events depend on: seed, symbols and mix, in virtual time also rate and start.
+        Covers what the events depend on: seed, symbols, mix and count, in virtual time also rate and start.
         """
         return self._source_id
 
@@ -203,7 +203,7 @@ class SyntheticSource:
     def _fingerprint(self) -> str:
         rate = self._rate or Rate(UNPACED_VIRTUAL_RATE)
         times = [self._start_ns, rate.events, rate.period_ns] if self._virtual else ["real"]
-        parts = [self._market.identity, self._mix.quotes, self._mix.trades, *times]
+        parts = [self._market.identity, self._mix.quotes, self._mix.trades, *times, self._count]
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 
     def _new_timeline(self) -> Timeline:
