@@ -162,17 +162,20 @@ def test_offsets_count_each_kind():
     """An offset is the exclusive end of its own sequence and the sum of all rows before it."""
     seen = {Kind.QUOTES: 0, Kind.TRADES: 0}
     source = made(batch_rows=700)
-    for item in read(source)[:-1]:
+    for item in read(source)[:-2]:
         seen[item.kind] += item.data.num_rows
         assert (item.source_id, item.offset) == (f"{source.source_id}:{item.kind}", seen[item.kind])
     assert seen == {Kind.QUOTES: 16_000, Kind.TRADES: 4_000}
 
 
-def test_the_count_ends_with_a_mark():
-    """After the last event a mark closes everything and counts as one event."""
+def test_the_count_ends_each_sequence_with_a_mark():
+    """After the last event marks close both sequences and count as one event of each."""
     source = made(count=12)
-    mark = read(source)[-1]
-    assert mark == Mark(vendor="synthetic", ts_ns=END_OF_TIME_NS, source_id=source.source_id, offset=13)
+    expected = [
+        Mark(vendor="synthetic", ts_ns=END_OF_TIME_NS, source_id=f"{source.source_id}:{kind}", offset=offset)
+        for kind, offset in (("quotes", 11), ("trades", 3))
+    ]
+    assert read(source)[-2:] == expected
     assert source.status == "closed"
 
 
@@ -186,16 +189,16 @@ def test_nothing_comes_after_the_mark_is_safe():
 def test_a_resume_between_last_event_and_mark_gives_the_mark():
     """The end is said even if the run broke right before it."""
     source = made(count=12)
-    ends = {item.source_id: item.offset for item in read(source)[:-1]}
-    assert [type(item) for item in read(made(count=12), ends)] == [Mark]
+    ends = {item.source_id: item.offset for item in read(source)[:-2]}
+    assert [type(item) for item in read(made(count=12), ends)] == [Mark, Mark]
 
 
 def test_source_ids_tell_sequences_apart():
     """What the events depend on is in the id, and nothing else."""
-    same = [made(), made(batch_rows=5), made(count=7)]
-    others = [made(seed=2), made(symbols=2), made(kinds=(1, 1)), made(rate=5), made(start_ns=0), SyntheticSource()]
+    same = [made(), made(batch_rows=5)]
+    others = [made(count=7), made(seed=2), made(symbols=2), made(kinds=(1, 1)), made(rate=5), made(start_ns=0), SyntheticSource()]
     assert len({s.source_id for s in same}) == 1
-    assert len({s.source_id for s in [same[0], *others]}) == 7
+    assert len({s.source_id for s in [same[0], *others]}) == 8
     assert made(seed=7).source_id.startswith("synthetic:7:")
     assert SyntheticSource(rate=5).source_id == SyntheticSource(rate=50).source_id
 
@@ -246,7 +249,7 @@ def test_unpaced_virtual_time_runs_a_million_events_a_second():
 
 def test_one_stretch_of_virtual_time_is_short():
     """Quotes and trades given one after the other are at most the allowed skew apart."""
-    for quotes, trades in pairwise(read(made(rate=1000, max_skew_s=0.25, count=10_000))[:-1]):
+    for quotes, trades in pairwise(read(made(rate=1000, max_skew_s=0.25, count=10_000))[:-2]):
         both = np.concatenate([quotes.data.column("ts_event").to_numpy(), trades.data.column("ts_event").to_numpy()])
         if (quotes.kind, trades.kind) == (Kind.QUOTES, Kind.TRADES):
             assert np.ptp(both) <= SECOND // 4
@@ -347,11 +350,10 @@ def test_symbols_have_bursts(events):
 def test_prices_move_and_keep_moving():
     """Over a day's worth of events a price wanders by per cents, in small steps."""
     starts = range(0, 20_000_000, 1_000_000)
-    source = made(symbols=1, count=30_000_000)
     path = []
     for start in starts:
-        resume = {f"{source.source_id}:quotes": start // 5 * 4, f"{source.source_id}:trades": start // 5}
         part = made(symbols=1, count=start + 1000)
+        resume = {f"{part.source_id}:quotes": start // 5 * 4, f"{part.source_id}:trades": start // 5}
         quotes = table(read(part, resume), Kind.QUOTES)
         steps = np.abs(np.diff(column(quotes, "bid_price"))) / column(quotes, "bid_price")[1:]
         assert steps.max() < 0.001
