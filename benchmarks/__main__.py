@@ -7,6 +7,7 @@ import platform
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from benchmarks import bars_csv, bars_parquet, footprint, lake_bars, live, store
 from benchmarks.context import Context, default_cache, find_recordings, machine
 from benchmarks.results import Result, show, write
 
+_FAILED = "failed"
 ROWS = {m.ROW: m for m in (bars_parquet, bars_csv, stored, live, lake_bars, footprint)}
 
 
@@ -22,15 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run rows, print them and write them down; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures the platform.")
     described = "; ".join(f"{name}: {(m.__doc__ or '').partition('.')[0]}" for name, m in ROWS.items())
-    parser.add_argument(
-        "rows", nargs="*", metavar="row", choices=[*ROWS, []], help=f"all if none is named. {described}"
-    )
+    parser.add_argument("rows", nargs="*", metavar="row", help=f"all if none is named. {described}")
     parser.add_argument("--quick", action="store_true", help="a smoke run in seconds; its figures mean nothing")
     parser.add_argument("--rounds", type=int, help="interleaved rounds")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder of the results")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for tables that are dear to build")
     parser.add_argument("--profile", action="store_true", help="also print where time goes, with py-spy")
     given = parser.parse_args(arguments)
+    if unknown := [row for row in given.rows if row not in ROWS]:
+        parser.error(f"no row {', '.join(unknown)}; there are: {', '.join(ROWS)}")
     console = Console()
     facts = machine()
     results: list[Result] = []
@@ -41,12 +43,20 @@ def main(arguments: list[str] | None = None) -> int:
         ctx = Context.quick(**fields) if given.quick else Context(**fields)
         for name in given.rows or ROWS:
             with console.status(f"{name} ..."):
-                results += ROWS[name].run(ctx)
+                results += _row(name, ctx)
     show(results, console)
     name = f"{time.strftime('%Y-%m-%d')}-{platform.node()}" + ("-quick" if given.quick else "")
     for path in write(results, facts, given.out, name):
         console.print(f"written: {path}")
-    return 0
+    return 1 if any(r.what == _FAILED for r in results) else 0
+
+
+def _row(name: str, ctx: Context) -> list[Result]:
+    try:
+        return list(ROWS[name].run(ctx))
+    except Exception as exc:  # noqa: BLE001  told as the row's outcome; the other rows still have something to say
+        traceback.print_exc()
+        return [Result(row=name, what=_FAILED, skipped=f"{type(exc).__name__}: {exc}")]
 
 
 if __name__ == "__main__":

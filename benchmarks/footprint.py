@@ -16,20 +16,21 @@ from typing import Any
 import orjson
 import psutil
 
-from benchmarks.context import REPOSITORY, Context
+from benchmarks.context import REPOSITORY, Context, seconds
 from benchmarks.results import Result, Target
 
 ROW = "footprint"
 _START_S = 60.0
 _STOP_S = 30.0
 _MIB = 2**20
+_IMPORTS = "import pyarrow.compute, pyarrow.dataset, pyarrow.parquet, deltalake, fastapi, uvicorn, numpy"
 
 
 def run(ctx: Context) -> list[Result]:
     """Measure with the consumers in a process of their own and in threads."""
     results = []
     for workers in ("process", "thread"):
-        starts, idle = [], {}
+        starts, bare, idle = [], [], {}
         for at in range(ctx.rounds):
             try:
                 # Only the last round idles: memory does not scatter as times do.
@@ -38,18 +39,25 @@ def run(ctx: Context) -> list[Result]:
                 results.append(Result(row=ROW, what=f"service, consumers by {workers}", skipped=str(exc)))
                 break
             starts.append(taken)
+            bare.append(_bare_start())
             idle = found
         else:
-            results += _results(workers, starts, idle)
+            results += _results(workers, starts, bare, idle)
     return results
 
 
-def _results(workers: str, starts: list[float], idle: dict[str, Any]) -> list[Result]:
+# Interpreter and libraries alone: no service of these parts can be up before.
+def _bare_start() -> float:
+    return seconds(lambda: subprocess.run([sys.executable, "-c", _IMPORTS], check=True))
+
+
+def _results(workers: str, starts: list[float], bare: list[float], idle: dict[str, Any]) -> list[Result]:
     return [
         Result(
             row=ROW,
-            what=f"memory of the idle service, consumers by {workers} (PSS of all its processes)",
-            value=sum(p["pss_mib"] for p in idle.values()),
+            what=f"memory of the idle service, consumers by {workers} (all its processes, what they share once)",
+            # Not PSS, which is the less the more strangers have the same libraries loaded.
+            value=sum(p["uss_mib"] for p in idle.values()) + max(p["rss_mib"] - p["uss_mib"] for p in idle.values()),
             unit="MiB",
             target=Target(value=150.0, higher_is_better=False),
             detail=idle,
@@ -60,6 +68,7 @@ def _results(workers: str, starts: list[float], idle: dict[str, Any]) -> list[Re
             value=statistics.median(starts),
             spread=(min(starts), max(starts)),
             unit="s",
+            yardsticks={"bare imports": statistics.median(bare)},
             target=Target(value=2.0, higher_is_better=False),
             detail={"starts": len(starts)},
         ),
@@ -131,5 +140,6 @@ def _memory(pid: int) -> dict[str, Any]:
     for process in (service, *service.children(recursive=True)):
         info = process.memory_full_info()
         name = "service" if process.pid == pid else process.cmdline()[-1].rpartition(".")[2]
-        found[name] = {"rss_mib": round(info.rss / _MIB, 1), "pss_mib": round(getattr(info, "pss", info.rss) / _MIB, 1)}
+        sizes = {"rss": info.rss, "pss": getattr(info, "pss", info.rss), "uss": info.uss}
+        found[name] = {f"{kind}_mib": round(size / _MIB, 1) for kind, size in sizes.items()}
     return found

@@ -55,7 +55,8 @@ def _sync_ns(path: Path, over: threading.Event, taken: list[int]) -> None:
 def main() -> None:
     """Measure and print."""
     folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
-    over, taken = threading.Event(), []
+    over = threading.Event()
+    taken: list[int] = []
     thread = threading.Thread(target=_sync_ns, args=(folder / "floor", over, taken))
     thread.start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

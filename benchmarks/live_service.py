@@ -30,7 +30,7 @@ from market_data_pipeline.taps import Tapped
 from market_data_store.lake import Lake
 from market_data_store.query import QueryRunner
 
-_POLL_S = 0.0005
+_POLL_S = 0.001  # polling more often takes so much of the interpreter that it shows in what is measured
 _CLIENTS = 100
 _QUERY = (
     "SELECT symbol, date_bin(INTERVAL '1 minute', to_timestamp_nanos(ts_event)) AS minute, avg(bid_price) AS bid,"

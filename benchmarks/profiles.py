@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,9 +33,11 @@ def profiled(name: str, run: Callable[[], object]) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        run()
-        process.send_signal(2)
-        process.wait()
+        try:
+            run()
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait()
         if stacks.is_file():
             _show(name, stacks.read_text().splitlines(), console)
 

@@ -117,7 +117,7 @@ def write(results: Sequence[Result], machine: dict[str, Any], folder: Path, name
     lines = [f"# Measured {name}", ""]
     lines += [f"- {key}: {value}" for key, value in machine.items()]
     lines += ["", "| " + " | ".join(_HEADINGS) + " |", "|" + "---|" * len(_HEADINGS)]
-    lines += ["| " + " | ".join(_line(r)) + " |" for r in results]
+    lines += ["| " + " | ".join(" ".join(cell.split()) for cell in _line(r)) + " |" for r in results]
     details = [(r.what, r.detail) for r in results if r.detail]
     lines += ["", "## Details", "", *(f"- {what}: {json.dumps(detail)}" for what, detail in details)]
     as_text.write_text("\n".join(lines) + "\n")

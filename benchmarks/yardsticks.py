@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -142,11 +143,11 @@ def load(path: Path) -> tuple[list[str], Columns]:
     return symbols.dictionary.to_pylist(), columns
 
 
-def kernel(columns: Columns, *, batch_rows: int = 8192, interval_ns: int = _SECOND_NS) -> list[npt.NDArray[np.float64]]:
+def kernel(columns: Columns, *, batch_rows: int = 8192, interval_ns: int = _SECOND_NS) -> list[npt.NDArray[Any]]:
     """Make bars of columns in memory, batch by batch: the least that the arithmetic costs.
 
     Returns:
-        Symbol number, start, open, high, low, close, volume and count, a row per bar, as float64 but for the first two.
+        Symbol number, start, open, high, low, close, volume and count, a row per bar; the first two as integers.
     """
     parts = []
     for at in range(0, len(columns[0]), batch_rows):
@@ -156,7 +157,7 @@ def kernel(columns: Columns, *, batch_rows: int = 8192, interval_ns: int = _SECO
     return _reduced(*(np.concatenate(c) for c in zip(*parts, strict=True)))
 
 
-def _reduced(*columns):
+def _reduced(*columns: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     # Symbol, start, open, high, low, close, volume and count of rows in their order in time.
     ids, starts, opens, highs, lows, closes, volume, count = columns
     order = np.lexsort((starts, ids))

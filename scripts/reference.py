@@ -347,11 +347,11 @@ def _help(info: Any) -> str:
 
 def _tables() -> Iterator[str]:
     yield "# Tables\n"
-    yield "Delta tables, one folder each in the tenant's folder of the store. Times are int64 UTC nanoseconds, prices and"
-    yield "sizes float64; what is absent is null. Every table also has `date`, the UTC day of `ts_event` (`quarantine`:"
-    yield "of `ts_recv`), by which it is partitioned.\n"
-    yield "In queries `bars` is the newest revision of every bar and `bars_revisions` all of them. A bar is the same bar"
-    yield f"by {', '.join(f'`{c}`' for c in BAR_KEY)}.\n"
+    yield "Delta tables, one folder each in the tenant's folder of the store. Times are int64 UTC nanoseconds, prices"
+    yield "and sizes float64; what is absent is null. Every table also has `date`, the UTC day of `ts_event`"
+    yield "(`quarantine`: of `ts_recv`), by which it is partitioned.\n"
+    yield "In queries `bars` is the newest revision of every bar and `bars_revisions` all of them. A bar is the same"
+    yield f"bar by {', '.join(f'`{c}`' for c in BAR_KEY)}.\n"
     yield "## In every table\n"
     yield from _columns(TABLE_FIELDS)
     for name in TABLES:
@@ -397,8 +397,8 @@ def _layouts() -> Iterator[str]:
 def _exit_codes() -> Iterator[str]:
     yield "# Exit codes\n"
     yield from _table(("code", "when"), EXIT_CODES)
-    yield "Results go to standard output, everything else to standard error. With `--json` standard output holds exactly"
-    yield "one JSON value; when a command fails before it has a result, nothing."
+    yield "Results go to standard output, everything else to standard error. With `--json` standard output holds"
+    yield "exactly one JSON value; when a command fails before it has a result, nothing."
 
 
 def main() -> int:

@@ -125,7 +125,12 @@ def test_the_published_settings_are_accepted(monkeypatch, tmp_path):
 
 def test_metric_names_follow_the_conventions(reference):
     """Lower case, base units, counters end in _total and nothing else does, no colon, a help text for each."""
-    published = {"orchestrator_status", "orchestrator_ws_clients", "provider_connection_status", "pipeline_events_total"}
+    published = {
+        "orchestrator_status",
+        "orchestrator_ws_clients",
+        "provider_connection_status",
+        "pipeline_events_total",
+    }
     families = reference.metric_families()
     names = [name for name, _, _, _ in families]
     assert len(names) == len(set(names))

@@ -77,7 +77,7 @@ def reference(life: Life) -> Contents:
         wrong = broken_promises(found, folder / "lake", outcome.ended)
         stored, given = sum(rows.total() for rows in found.ticks.values()), outcome.ended["sources"].values()
         if wrong or stored != sum(source["events"] for source in given):
-            raise AssertionError(f"the uninterrupted run is no measure: {wrong}, {stored} rows")
+            raise AssertionError(f"the uninterrupted run is no measure: {wrong}, {stored} rows, {outcome.stderr}")
         _references[key] = found
     return _references[key]
 
@@ -145,7 +145,9 @@ class Chain:
         if not outcome.ended:
             return [f"the last life did not come to its end: {outcome.stderr}"]
         wrong = broken_promises(expected, self.data_dir / "lake", outcome.ended, same_log=same_log, calm=same_log)
-        return [*wrong, *self.lost_ground()] if same_log else wrong
+        if same_log:
+            wrong += self.lost_ground()
+        return [*wrong, outcome.stderr] if wrong else []
 
     def lost_ground(self) -> list[str]:
         """Return where an opening found less than one before it."""

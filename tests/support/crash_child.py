@@ -135,8 +135,9 @@ def end_of(engine: Engine, source: str, timeout_s: float) -> dict[str, Any]:
     asyncio.run(asyncio.wait_for(engine.capture.wait(source), timeout_s))
     engine.log.barrier()
     stored = engine.wait_stored(engine.log.end, max(until - time.monotonic(), 0.1))
+    problem = engine.problem
     late = engine.close()
-    return {**engine.status(), "stored": stored, "late": late, "problem": engine.problem}
+    return {**engine.status(), "stored": stored, "late": late, "problem": problem}
 
 
 class _Steps:

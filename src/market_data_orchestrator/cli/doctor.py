@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -146,7 +145,7 @@ def _state(settings: OrchestratorSettings) -> Outcome:
 def _service(settings: OrchestratorSettings) -> Outcome:
     url = service_url(None)
     try:
-        health: dict[str, Any] = httpx.get(f"{url}/health", timeout=2.0, trust_env=False).json()
+        answer = httpx.get(f"{url}/health", timeout=2.0, trust_env=False).json()
     except (httpx.HTTPError, ValueError):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -157,7 +156,10 @@ def _service(settings: OrchestratorSettings) -> Outcome:
                 return
         yield (_OK, f"no service runs; {settings.health_host}:{settings.health_port} is free")
         return
-    yield (_OK if health.get("state") == "healthy" else _WARN, f"a service at {url} says it is {health.get('state')}")
+    if not isinstance(answer, dict) or "state" not in answer:
+        yield (_BAD, f"something else than this platform answers at {url}: choose another ORCH_HEALTH_PORT")
+        return
+    yield (_OK if answer["state"] == "healthy" else _WARN, f"a service at {url} says it is {answer['state']}")
 
 
 _CHECKS: tuple[tuple[str, Callable[[OrchestratorSettings], Outcome]], ...] = (

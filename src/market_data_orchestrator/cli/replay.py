@@ -156,7 +156,7 @@ def _report(job: Job, settings: OrchestratorSettings, *, as_json: bool) -> int:
     if as_json:
         print_json({"id": job.id, "state": str(job.state), "result": job.result, "error": job.error})
     if job.error:
-        # A job keeps the text of its error alone, for whoever did it may be another process. Names of files say nothing.
+        # A job keeps the text of its error alone, for whoever did it may be another process; paths in it say nothing.
         said = re.sub(r"(?<!\w)/\S+", "", job.error)
         if "layout" in said or "no file" in said:
             raise ConfigurationError(job.error)
@@ -167,7 +167,11 @@ def _report(job: Job, settings: OrchestratorSettings, *, as_json: bool) -> int:
         OUT.print(
             f"{result['events']:,} rows taken in from {result['files_new']:,} files"
             + (f", {known:,} files were stored before" if known else "")
-            + (f", {result['rejected']:,} rows could not be read: see the table quarantine" if result["rejected"] else ""),
+            + (
+                f", {result['rejected']:,} rows could not be read: see the table quarantine"
+                if result["rejected"]
+                else ""
+            ),
             highlight=False,
             soft_wrap=True,
         )

@@ -10,7 +10,8 @@ from typing import Any
 
 from market_data_core import disk
 from market_data_core.protocols import Store
-from market_data_pipeline.consumers.consumer import Consumer, ConsumerSettings, ConsumerSpec
+from market_data_pipeline.consumers.consumer import Consumer
+from market_data_pipeline.consumers.model import ConsumerSettings, ConsumerSpec
 from market_data_pipeline.consumers.snapshot import read_snapshot
 
 

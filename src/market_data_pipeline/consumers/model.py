@@ -1,0 +1,113 @@
+"""What a consumer is, when it commits, and how it says it is doing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from market_data_core.protocols import Operator, Store
+from market_data_core.schemas import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerSpec:
+    """What a consumer does.
+
+    Attributes:
+        name: Names its position, snapshot and ledger; never to be given to another.
+        kinds: What it reads from the log.
+        operators: Makes its operators, in order; called at every start.
+        routes: Which table each kind of its output goes to; what has no route is suppressed.
+        config: Version of its configuration; a snapshot of another is not taken up.
+    """
+
+    name: str
+    kinds: frozenset[Kind]
+    operators: Callable[[], Sequence[Operator]]
+    routes: Mapping[Kind, str]
+    config: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerSettings:
+    """When a consumer commits.
+
+    Attributes:
+        commit_rows: At the latest with so many rows waiting,
+        commit_bytes: so many bytes,
+        commit_s: or after so long since the first of them,
+        commit_max_s: which grows to this where commits are slow, to four times what a commit takes.
+        snapshot_s: How often the state is saved; bounds what a restart reads again.
+        poll_s: How often the log is looked at while nothing comes.
+        retry_s: How long to wait after a failure, doubling up to `retry_max_s`.
+    """
+
+    commit_rows: int = 256 * 1024
+    commit_bytes: int = 128 << 20
+    commit_s: float = 1.0
+    commit_max_s: float = 10.0
+    snapshot_s: float = 5.0
+    poll_s: float = 0.02
+    retry_s: float = 0.2
+    retry_max_s: float = 5.0
+
+
+@dataclass(slots=True)
+class ConsumerStatus:
+    """How a consumer is doing.
+
+    Attributes:
+        state: ``starting``, ``recovering`` (reading again what it had read before), ``running``, ``retrying``,
+            ``stopped`` or ``conflict``.
+        problem: Why it is not running; empty when it is.
+        position: Exclusive end of what has gone through its operators.
+        committed: Exclusive end of what is in its tables.
+        snapshot: Position of its snapshot; the log below may go.
+        commits: How many.
+        commit_s: How long the last one took.
+        ts_committed: When the last one was, seconds since the epoch.
+        restarts: How often it began again after a failure.
+        reports: One sentence for everything that was not as it should be.
+    """
+
+    state: str = "starting"
+    problem: str = ""
+    position: int = 0
+    committed: int = 0
+    snapshot: int = 0
+    commits: int = 0
+    commit_s: float = 0.0
+    ts_committed: float = 0.0
+    restarts: int = 0
+    reports: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What one life of a consumer is given.
+
+    Attributes:
+        spec: What it does.
+        settings: When it commits.
+        log_folder: The log to read.
+        store: Where its tables are.
+        snapshot_path: Where its state is kept.
+        durable: Says how far the log may be read; None to ask the log's folder.
+        status: Where it says how it is.
+        abort: Set when it must end at once.
+        stopping: Says whether it may end, having come to a position.
+        publish: Takes the ledger's counts of one moment.
+    """
+
+    spec: ConsumerSpec
+    settings: ConsumerSettings
+    log_folder: Path
+    store: Store
+    snapshot_path: Path
+    durable: Callable[[], int] | None
+    status: ConsumerStatus
+    abort: threading.Event
+    stopping: Callable[[int], bool]
+    publish: Callable[[dict[str, dict[str, int]]], None]

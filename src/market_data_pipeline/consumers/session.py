@@ -1,0 +1,368 @@
+"""One life of a consumer, from its snapshot to its end or its first failure."""
+
+from __future__ import annotations
+
+import logging
+import time
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+
+from market_data_core.batch import EventBatch
+from market_data_core.errors import LogError
+from market_data_core.protocols import Mark, Operator, Result, Table
+from market_data_core.schemas import Kind
+from market_data_core.steps import Step, reached
+from market_data_pipeline.consumers.ledger import Ledger
+from market_data_pipeline.consumers.model import Surroundings
+from market_data_pipeline.consumers.snapshot import Snapshot, read_snapshot, write_snapshot
+from market_data_pipeline.log import LogReader, Record, RecordType
+
+LOG = logging.getLogger(__name__)
+LOG_NODE = "log"
+STORE_NODE = "store"
+
+
+class _Sink:
+    # One table with what waits for its next commit, and what it had before this start.
+    def __init__(self, table: Table, writer: str) -> None:
+        self.table = table
+        self.version = table.position(writer) or 0
+        self.covers = table.covers(writer)
+        self.moved: dict[str, int] = {}
+        self.waiting: list[pa.Table] = []
+        self.rows = 0
+        self.bytes = 0
+
+    def put(self, rows: pa.Table) -> None:
+        self.waiting.append(rows)
+        self.rows += rows.num_rows
+        self.bytes += rows.nbytes
+
+    def had(self, record: Record, offset: int) -> bool:
+        # True where the log was lost since and a source gives again what this table has.
+        return record.end > self.version and offset <= self.covers.get(record.source_id, 0)
+
+    def done(self, position: int) -> None:
+        self.version, self.moved, self.waiting, self.rows, self.bytes = position, {}, [], 0, 0
+
+
+class Session:
+    """One life of a consumer: everything in here is rebuilt from snapshot, tables and log after a failure.
+
+    Args:
+        given: What it works with.
+
+    Raises:
+        TemporaryUnavailable: Log or store are away.
+    """
+
+    def __init__(self, given: Surroundings) -> None:
+        self._given = given
+        self._spec = given.spec
+        self._settings = given.settings
+        self._status = given.status
+        saved = self._saved_state()
+        self._reader = self._open(saved)
+        if saved.position < self._reader.position:
+            # What lies between is gone, and state that stops before a hole would make wrong rows after it.
+            saved = Snapshot()
+        self._operators = list(self._spec.operators())
+        self._ledger = Ledger((LOG_NODE, *(o.name for o in self._operators), STORE_NODE))
+        self._ledger.restore(saved.ledger)
+        self._covers = dict(saved.covers)
+        for operator in self._operators:
+            if operator.name in saved.operators:
+                operator.restore(saved.operators[operator.name])
+        self._sinks = {
+            name: _Sink(given.store.table(name), self._spec.name) for name in sorted(set(self._spec.routes.values()))
+        }
+        self._done = self._saved_at = self._reader.position
+        # Sources that can wait go by this, and there may be nothing to read that would bring it about.
+        self._status.position = self._done
+        self._status.committed = max(self._status.committed, self._done)
+        self._catch_up_to = max(self._done, *(s.version for s in self._sinks.values()))
+        self._records: list[Record] = []
+        self._ts_known = 0
+        self._waiting_since: float | None = None
+        self._saved_time = time.monotonic()
+        self._publish()
+
+    def _report(self, message: str) -> None:
+        LOG.warning("consumer %s: %s", self._spec.name, message)
+        self._status.reports.append(message)
+
+    def _saved_state(self) -> Snapshot:
+        saved = read_snapshot(self._given.snapshot_path)
+        if saved is None:
+            return Snapshot()
+        if saved.config != self._spec.config:
+            self._report(f"snapshot of configuration {saved.config!r} is not taken up by {self._spec.config!r}")
+            return Snapshot()
+        return saved
+
+    def _open(self, saved: Snapshot) -> LogReader:
+        folder, durable = self._given.log_folder, self._given.durable
+        try:
+            return LogReader(folder, saved.position, durable=durable)
+        except LogError as exc:
+            if "first_seq" not in exc.details:
+                raise
+            # New consumers, and those that were not run for long, begin where the log does now.
+            self._report(str(exc))
+            return LogReader(folder, int(exc.details["first_seq"]), durable=durable)
+
+    def run(self) -> None:
+        """Run until told to stop; what was taken in by then is committed.
+
+        Raises:
+            WriterConflict: Somebody else is this consumer.
+            TemporaryUnavailable: The store did not take a commit.
+        """
+        self._status.state = "recovering" if self._done < self._catch_up_to else "running"
+        try:
+            while True:
+                before = self._reader.position
+                for record in self._reader.read():
+                    self._take(record)
+                    if self._given.abort.is_set():
+                        break
+                if self._done >= self._catch_up_to and self._status.state != "running":
+                    self._status.state = "running"
+                for problem in self._reader.problems:
+                    self._report(problem)
+                self._reader.problems.clear()
+                if self._given.stopping(self._done):
+                    break
+                if self._waiting_since is not None and time.monotonic() - self._waiting_since >= self._commit_after_s():
+                    self._commit()
+                if self._reader.position == before:
+                    self._save_if_due()
+                    if self._waiting_since is None:
+                        self._status.problem = ""
+                    self._given.abort.wait(self._settings.poll_s)
+            self._commit(save=True)
+        finally:
+            self._reader.close()
+
+    def _commit_after_s(self) -> float:
+        s = self._settings
+        return min(max(s.commit_s, 4 * self._status.commit_s), s.commit_max_s)
+
+    # From the log through the operators. Nothing of a span counts before its barrier is there: accounts, offsets and
+    # state move together, so a commit or snapshot between two spans is always of one moment.
+
+    def _take(self, record: Record) -> None:
+        if self._records and record.first_seq > self._records[-1].end:
+            # The barrier that stood here is lost, with the log behind it or to damage. Tables may have what came before
+            # it, so that must not get the end of a later one.
+            self._take_span()
+        self._records.append(record)
+        if record.barrier:
+            self._take_span()
+
+    def _take_span(self) -> None:
+        records, self._records = self._records, []
+        end = records[-1].end
+        span: list[EventBatch] = []
+        for taken in records:
+            self._ts_known = max(self._ts_known, taken.ts_append)
+            if taken.type is RecordType.MARK:
+                self._take_mark(taken, span)
+            elif taken.type is RecordType.EVENTS and taken.kind in self._spec.kinds:
+                self._take_events(taken, span)
+            elif taken.type is RecordType.EVENTS:
+                # Its source need not give it again for this consumer's sake.
+                self._cover(taken.source_id, max(taken.offset, self._covers.get(taken.source_id, 0)))
+        self._run(span, end)
+        self._done = end
+        self._after_span()
+
+    def _take_events(self, record: Record, span: list[EventBatch]) -> None:
+        node = self._ledger[LOG_NODE]
+        node.received += record.count
+        if record.corrupt:
+            node.failed += record.count
+            self._report(f"{record.count} {record.kind} from seq {record.first_seq} are damaged in the log and lost")
+            return
+        batch = record.events(self._reader.instruments)
+        seen = self._covers.get(record.source_id, 0)
+        if record.source_id and seen > record.offset - record.count:
+            # Only after the log was lost or restored: the source gave again what this consumer had seen.
+            fresh = max(record.offset - seen, 0)
+            node.duplicate += record.count - fresh
+            if not fresh:
+                return
+            batch = batch.with_data(batch.data.slice(len(batch) - fresh))
+        self._cover(record.source_id, record.offset)
+        node.passed += len(batch)
+        if any(s.had(record, record.offset - len(batch) + 1) for s in self._sinks.values()):
+            self._run(span, record.first_seq)
+            self._take_again(batch, record)
+        else:
+            span.append(batch)
+
+    def _take_again(self, batch: EventBatch, record: Record) -> None:
+        # Tables know what they have by source offset here, not by position: the batch is cut at each table's own
+        # end, and every part is a span of its own whose rows the tables beyond it do not take.
+        start = record.offset - len(batch)
+        cuts = sorted({s.covers.get(record.source_id, 0) for s in self._sinks.values()})
+        edges = [start, *(c for c in cuts if start < c < record.offset), record.offset]
+        for low, high in pairwise(edges):
+            part = batch.with_data(batch.data.slice(low - start, high - low))
+            self._run([part], record.end, source=(record.source_id, high))
+
+    def _take_mark(self, record: Record, span: list[EventBatch]) -> None:
+        mark = _mark_of(record)
+        given = bool(mark.source_id) and not record.meta.get("idle")
+        if given and mark.offset <= self._covers.get(mark.source_id, 0):
+            return
+        again = given and any(s.had(record, mark.offset) for s in self._sinks.values())
+        self._run(span, record.first_seq)
+        if given:
+            self._cover(mark.source_id, mark.offset)
+        for operator in self._operators:
+            operator.advance(mark)
+        if again:
+            self._run([], record.end, source=(mark.source_id, mark.offset))
+
+    def _cover(self, source_id: str, offset: int) -> None:
+        if source_id:
+            self._covers[source_id] = offset
+            for sink in self._sinks.values():
+                sink.moved[source_id] = offset
+
+    def _run(self, span: list[EventBatch], end: int, source: tuple[str, int] | None = None) -> None:
+        for batch in _joined(span):
+            self._pass(0, batch, end, source)
+        span.clear()
+        for at, operator in enumerate(self._operators):
+            result = operator.barrier(end, self._ts_known)
+            self._account(operator, result)
+            for batch in result.out:
+                self._pass(at + 1, batch, end, source)
+
+    def _pass(self, at: int, batch: EventBatch, end: int, source: tuple[str, int] | None) -> None:
+        for place in range(at, len(self._operators)):
+            operator = self._operators[place]
+            node = self._ledger[operator.name]
+            node.received += len(batch)
+            if batch.kind not in operator.kinds:
+                node.passed += len(batch)
+                continue
+            result = operator.process(batch)
+            self._account(operator, result)
+            for out in result.out:
+                self._pass(place + 1, out, end, source)
+            return
+        self._store(batch, end, source)
+
+    def _account(self, operator: Operator, result: Result) -> None:
+        node = self._ledger[operator.name]
+        node.take(result)
+        node.in_flight = operator.in_flight()
+
+    def _store(self, batch: EventBatch, end: int, source: tuple[str, int] | None) -> None:
+        node = self._ledger[STORE_NODE]
+        node.received += len(batch)
+        name = self._spec.routes.get(batch.kind)
+        if name is None:
+            node.suppressed += len(batch)
+            return
+        sink = self._sinks[name]
+        if end <= sink.version or (source is not None and source[1] <= sink.covers.get(source[0], 0)):
+            # It is in the table from before the restart.
+            node.passed += len(batch)
+            return
+        sink.put(batch.to_table())
+        node.in_flight += len(batch)
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+
+    # Into the tables.
+
+    def _after_span(self) -> None:
+        self._status.position = self._done
+        if self._waiting_since is None:
+            self._status.committed = self._done
+        rows = sum(s.rows for s in self._sinks.values())
+        size = sum(s.bytes for s in self._sinks.values())
+        if (
+            rows >= self._settings.commit_rows
+            or size >= self._settings.commit_bytes
+            or (self._waiting_since is not None and time.monotonic() - self._waiting_since >= self._commit_after_s())
+        ):
+            self._commit()
+
+    def _commit(self, *, save: bool = False) -> None:
+        started = time.monotonic()
+        node = self._ledger[STORE_NODE]
+        reached(Step.POSITION_TAKEN)
+        committed = False
+        for sink in self._sinks.values():
+            if sink.rows:
+                sink.table.append(
+                    pa.concat_tables(sink.waiting), writer=self._spec.name, position=self._done, covers=sink.moved
+                )
+                node.passed += sink.rows
+                node.in_flight -= sink.rows
+                sink.done(self._done)
+                committed = True
+        self._status.committed = self._done
+        self._waiting_since = None
+        if committed:
+            status = self._status
+            status.commits += 1
+            status.commit_s, status.ts_committed = time.monotonic() - started, time.time()
+        self._publish()
+        if save or time.monotonic() - self._saved_time >= self._settings.snapshot_s:
+            self._save()
+        # Only now: a consumer that fails at every commit is no better for having begun again.
+        self._status.problem = ""
+
+    def _save_if_due(self) -> None:
+        due = time.monotonic() - self._saved_time >= self._settings.snapshot_s
+        if due and self._waiting_since is None and self._done > self._saved_at:
+            self._commit(save=True)
+
+    def _save(self) -> None:
+        if self._done == self._saved_at and self._status.snapshot == self._done:
+            return
+        states: dict[str, Any] = {o.name: o.snapshot() for o in self._operators}
+        write_snapshot(
+            self._given.snapshot_path,
+            Snapshot(
+                position=self._done,
+                covers=self._covers,
+                operators=states,
+                ledger=self._ledger.snapshot(),
+                config=self._spec.config,
+            ),
+        )
+        self._saved_at, self._saved_time = self._done, time.monotonic()
+        self._status.snapshot = self._done
+
+    def _publish(self) -> None:
+        self._given.publish(self._ledger.snapshot())
+
+
+def _mark_of(record: Record) -> Mark:
+    meta = record.meta
+    return Mark(
+        vendor=str(meta["v"]),
+        ts_ns=int(meta["t"]),
+        symbols=tuple(meta.get("y", ())),
+        source_id=record.source_id,
+        offset=record.offset,
+    )
+
+
+def _joined(span: list[EventBatch]) -> list[EventBatch]:
+    # Rows of one kind and source become one batch: an operator call costs the same for ten rows as for a thousand.
+    if len(span) < 2:
+        return span
+    groups: dict[tuple[Kind, str, str], list[EventBatch]] = {}
+    for batch in span:
+        groups.setdefault((batch.kind, str(batch.origin), batch.source_id), []).append(batch)
+    return [g[0] if len(g) == 1 else g[-1].with_data(pa.concat_batches([b.data for b in g])) for g in groups.values()]
