@@ -18,6 +18,7 @@ from market_data_orchestrator.app import create_app
 from market_data_orchestrator.logs import configure_logging
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import OrchestratorSettings, load_settings
+from market_data_pipeline.loops import loop_factory
 
 LOG = logging.getLogger(__name__)
 _CLOSE_S = 3
@@ -113,16 +114,8 @@ def run(settings: OrchestratorSettings, *, started: Callable[[str], None] | None
     configure_logging(settings.log_level, settings.log_format)
     # Threads that wait for the interpreter get it within a millisecond instead of five: capture is one of them.
     sys.setswitchinterval(0.001)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(settings, started=started))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415  not there on Windows
-    except ImportError:  # pragma: no cover  Windows
-        return None
-    return uvloop.new_event_loop
 
 
 def main() -> int:

@@ -225,7 +225,7 @@ def _component(name: str, state: HealthState, detail: str) -> HealthComponent:
 def _store(consumers: list[dict[str, Any]], store: Mapping[str, Any]) -> HealthComponent:
     for consumer in consumers:
         if consumer["problem"]:
-            state: HealthState = "unhealthy" if consumer["state"] == "conflict" else "degraded"
+            state: HealthState = "unhealthy" if consumer["state"] in ("conflict", "failed") else "degraded"
             return _component("store", state, f"{consumer['name']}: {consumer['problem']}")
     if store.get("problem"):
         return _component("store", "degraded", str(store["problem"]))

@@ -20,6 +20,7 @@ from market_data_core.errors import LogFull, MarketDataError
 from market_data_core.protocols import BatchSource, Mark
 from market_data_core.schemas import Flag
 from market_data_pipeline.log import EventLog
+from market_data_pipeline.loops import loop_factory
 from market_data_pipeline.taps import Taps
 
 LOG = logging.getLogger(__name__)
@@ -133,7 +134,8 @@ class Capture:
         self._ready.wait()
 
     def _main(self) -> None:
-        asyncio.run(self._serve())
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -172,7 +172,7 @@ class Engine:
         if ended:
             return str(ended)
         for name, consumer in self._consumers.status().consumers.items():
-            if consumer["state"] == "conflict":
+            if consumer["state"] in ("conflict", "failed"):
                 return f"consumer {name}: {consumer['problem']}"
         return ""
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from market_data_core.errors import ValidationError
+from market_data_core.errors import TemporaryUnavailable
 from market_data_core.schemas import Kind
 from market_data_pipeline.consumers import Ledger, Snapshot, read_snapshot
 from market_data_pipeline.engine import EngineSettings
@@ -48,7 +48,7 @@ def audit_ledger(settings: EngineSettings) -> list[Check]:
     """Recount every consumer's ledger as of its last snapshot.
 
     Raises:
-        ValidationError: There is nothing to audit.
+        TemporaryUnavailable: There is nothing to audit yet.
     """
     config = settings.consumers_config()
     folder = Path(config.folder)
@@ -66,7 +66,7 @@ def audit_ledger(settings: EngineSettings) -> list[Check]:
         elif name.startswith("bars-"):
             checks += _bars(name, snapshot, root, tenant)
     if not checks:
-        raise ValidationError(f"no consumer has saved its state in {folder} yet: nothing to audit")
+        raise TemporaryUnavailable(f"no consumer has saved its state in {folder} yet: nothing to audit")
     return checks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -60,6 +61,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command line; return its exit code."""
+    # Errors reach the user once, from here; without a handler Python would print every warning too.
+    logging.getLogger("market_data_pipeline").addHandler(logging.NullHandler())
+    logging.getLogger("market_data_orchestrator").addHandler(logging.NullHandler())
     try:
         # Typer itself says what is wrong with the use, and ends with the code for it: its exceptions have moved
         # between packages from version to version, so none is named here.

@@ -14,6 +14,7 @@ from market_data_pipeline.consumers.session import Session
 from market_data_pipeline.consumers.snapshot import read_snapshot
 
 LOG = logging.getLogger(__name__)
+_HOPELESS = 5
 
 
 class Consumer:
@@ -74,7 +75,7 @@ class Consumer:
         return self._published
 
     def _run(self) -> None:
-        delay_s = self._settings.retry_s
+        delay_s, repeats = self._settings.retry_s, 0
         while True:
             try:
                 self._session()
@@ -84,7 +85,13 @@ class Consumer:
                 LOG.error("consumer %s stops: %s", self.spec.name, exc)
                 return
             except Exception as exc:  # the supervisor: any failure is a restart from the snapshot
-                self.status.state, self.status.problem = "retrying", _sentence(exc)
+                problem = _sentence(exc)
+                # The same error again and again that no waiting can mend is no longer a hiccup.
+                repeats = repeats + 1 if problem == self.status.problem else 0
+                hopeless = (
+                    repeats >= _HOPELESS and not isinstance(exc, OSError) and not getattr(exc, "retryable", False)
+                )
+                self.status.state, self.status.problem = "failed" if hopeless else "retrying", problem
                 self.status.restarts += 1
                 LOG.warning(
                     "consumer %s begins again from its snapshot: %s",

@@ -77,7 +77,7 @@ class LogAndStoreHistory:
         if from_seq >= below_seq:
             return []
         found: list[pa.Table] = []
-        with LogReader(self._folder, from_seq, durable=self._durable) as reader:
+        with LogReader(self._folder, from_seq, durable=self._durable, kinds=frozenset({kind})) as reader:
             while reader.position < below_seq:
                 before = reader.position
                 for record in reader.read():

@@ -60,7 +60,7 @@ class ConsumerStatus:
 
     Attributes:
         state: ``starting``, ``recovering`` (reading again what it had read before), ``running``, ``retrying``,
-            ``stopped`` or ``conflict``.
+            ``failed`` (tried again still, but the same error comes every time), ``stopped`` or ``conflict``.
         problem: Why it is not running; empty when it is.
         position: Exclusive end of what has gone through its operators.
         committed: Exclusive end of what is in its tables.

@@ -105,13 +105,13 @@ class Session:
     def _open(self, saved: Snapshot) -> LogReader:
         folder, durable = self._given.log_folder, self._given.durable
         try:
-            return LogReader(folder, saved.position, durable=durable)
+            return LogReader(folder, saved.position, durable=durable, kinds=self._spec.kinds)
         except LogError as exc:
             if "first_seq" not in exc.details:
                 raise
             # New consumers, and those that were not run for long, begin where the log does now.
             self._report(str(exc))
-            return LogReader(folder, int(exc.details["first_seq"]), durable=durable)
+            return LogReader(folder, int(exc.details["first_seq"]), durable=durable, kinds=self._spec.kinds)
 
     def run(self) -> None:
         """Run until told to stop; what was taken in by then is committed.

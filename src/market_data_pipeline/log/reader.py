@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from market_data_core.batch import Instrument, Instruments
 from market_data_core.errors import LogError
+from market_data_core.schemas import Kind
 from market_data_pipeline.log.folder import read_durable
 from market_data_pipeline.log.frames import HEADER_SIZE, NUMBERED, Record, RecordType, decode_header, meta_size_at
 from market_data_pipeline.log.segments import (
@@ -43,6 +44,7 @@ class LogReader:
         position: Where to begin; records that end at or below it are passed over. A record that reaches across it is
             given whole.
         durable: Says how far reading may go; by default what the writer left in the folder.
+        kinds: Events of other kinds come without their payload, which is then not read; None for all.
 
     Attributes:
         instruments: What instrument ids mean, as far as has been read. A segment that does not agree with what was
@@ -55,8 +57,16 @@ class LogReader:
             be read.
     """
 
-    def __init__(self, folder: Path, position: int, *, durable: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        position: int,
+        *,
+        durable: Callable[[], int] | None = None,
+        kinds: frozenset[Kind] | None = None,
+    ) -> None:
         self._folder = folder
+        self._kinds = kinds
         self._durable = durable or (lambda: read_durable(folder))
         self.instruments = Instruments()
         self.position = position
@@ -253,7 +263,8 @@ class LogReader:
         if header.type in NUMBERED and header.end > durable:
             return _Found.WAIT
         payload: pa.Buffer | None = None
-        if header.type is RecordType.EVENTS and header.end > self.position:
+        wanted = self._kinds is None or header.kind in self._kinds
+        if header.type is RecordType.EVENTS and wanted and header.end > self.position:
             # A copy of its own, so that the columns lie aligned in memory.
             body = self._peek(self._at + header.payload_at, header.payload_size)
             if len(body) < header.payload_size:

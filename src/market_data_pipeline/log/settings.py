@@ -31,7 +31,7 @@ class LogSettings:
     max_bytes: int | None = None
     reserve_bytes: int = 64 << 20
     pending_bytes: int = 64 << 20
-    barrier_rows: int = 8192
+    barrier_rows: int = 32 * 1024
     barrier_s: float = 0.1
 
     @property

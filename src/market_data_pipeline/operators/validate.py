@@ -44,9 +44,7 @@ class Validate:
         name: Of the node.
     """
 
-    def __init__(
-        self, *, future_ns: int = FUTURE_NS, jump_ns: int = 30 * _DAY_NS, name: str = "validate"
-    ) -> None:
+    def __init__(self, *, future_ns: int = FUTURE_NS, jump_ns: int = 30 * _DAY_NS, name: str = "validate") -> None:
         self._future_ns = future_ns
         self._jump_ns = jump_ns
         self._name = name

@@ -26,7 +26,8 @@ _FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15}
 _FILE_RIGHTS_LATEST: Final = 16
 _TCP_BIND_AND_CONNECT: Final = 0b11
 _ABSTRACT_SOCKETS_AND_SIGNALS: Final = 0b11
-_OPEN_FILES: Final = 256
+# A table between two checkpoints is some hundred commit files, and they are opened at once.
+_OPEN_FILES: Final = 4096
 
 
 class _RulesetAttr(ctypes.Structure):
@@ -66,7 +67,8 @@ def limit_resources(*, memory_bytes: int, cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    files = min(_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if sys.platform == "linux":
         # Raising one's own score needs no right: if the machine runs out of memory, a query goes first.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")

@@ -55,7 +55,7 @@ async def test_files_are_laced_by_time(trades_csv, replay):
         assert row["ts_event"] >= latest.get(symbol, 0)
         latest[symbol] = row["ts_event"]
         assert row["ts_event"] >= max(latest.values()) - merge_module.MERGE_ROWS
-    assert [m.symbols for m in given.marks] == [("A",), ("B",), ("C",)]
+    assert sorted(m.symbols for m in given.marks) == [("A",), ("B",), ("C",)]
 
 
 async def test_the_lacing_is_the_same_for_any_batch_size(trades_csv, replay):
@@ -115,8 +115,9 @@ async def test_a_bad_file_does_not_take_back_the_others(trades_csv):
     source, given = ReplaySource([path.parent]), []
     with pytest.raises(SourceError, match="b_trades"):
         await read(source, given)
-    assert sum(item.data.num_rows for _, item in given) > 40_000
-    assert not any(isinstance(item, Mark) for _, item in given)
+    items = [item for _, item in given]
+    assert sum(item.data.num_rows for item in items if not isinstance(item, Mark)) > 40_000
+    assert {symbol for item in items if isinstance(item, Mark) for symbol in item.symbols} <= {"A"}
 
 
 async def test_pace(trades_csv):

@@ -103,12 +103,13 @@ class Merge:
         return self._finished_bytes + sum(o.reader.consumed_bytes for o in tuple(self._open))
 
     def items(self) -> Iterator[Item]:
-        """Give everything, then one mark per part and vendor.
+        """Give everything, and behind the last row of each part its marks, one per vendor.
+
+        A mark at once, not at the end of it all, closes a part's windows before the next day's events pass them by.
 
         Raises:
             SourceError: A file is damaged or of another layout.
         """
-        places = {id(part): i for i, part in enumerate(self._parts)}
         pending = sorted(((start_of(p), i, p) for i, p in enumerate(self._parts)), key=lambda x: x[:2], reverse=True)
         try:
             while (pending or self._open) and not self._stopped():
@@ -116,10 +117,10 @@ class Merge:
                     self._start(pending.pop()[2])
                 if self._open:
                     yield from self._step(alone=len(self._open) == 1 and not pending)
-            if not self._stopped():
-                for reader in sorted(self._finished, key=lambda r: places[id(r.part)]):
+                for reader in self._finished if not self._stopped() else ():
                     for mark in reader.marks(self._resume.get(reader.part.source_id, 0)):
                         yield mark, NO_TIME
+                self._finished.clear()
         finally:
             for o in self._open:
                 o.reader.close()

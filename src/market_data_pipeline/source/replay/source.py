@@ -59,7 +59,7 @@ class ReplaySource:
     """Recorded trades and quotes, from files of any declared layout, as a `BatchSource` that can wait.
 
     Every file (or member of a zip) is a sequence of its own, named by its content, in which an event's number is its
-    row; rows that are quarantined or not wanted count. After the last file come marks that close each of them.
+    row; rows that are quarantined or not wanted count. Behind its last row come the marks that close it.
 
     Args:
         paths: Files, folders and globs. Plain, ``.gz`` and ``.zip``.
@@ -81,7 +81,7 @@ class ReplaySource:
         *,
         symbols: Collection[str] | None = None,
         speed: float = 0.0,
-        batch_rows: int = 8192,
+        batch_rows: int = 32 * 1024,
         clock: Clock | None = None,
         done: Collection[str] = (),
     ) -> None:
@@ -182,7 +182,7 @@ class ReplaySource:
             yield from find_parts(file, self._layout)
 
     async def batches(self, resume: Mapping[str, int]) -> AsyncIterator[SourceBatch | Mark]:
-        """Give the events of all files in about recorded order, then their marks.
+        """Give the events of all files in about recorded order, and the marks that end each.
 
         Files are read in a thread of their own, a few batches ahead.
 
