@@ -26,7 +26,8 @@ from market_data_core import disk, steps
 from market_data_core.batch import EventBatch
 from market_data_core.protocols import BatchSource, Result
 from market_data_pipeline.capture import CaptureSettings
-from market_data_pipeline.consumers import ConsumerSettings, consumer
+from market_data_pipeline.consumers import ConsumerSettings
+from market_data_pipeline.consumers.session import Session
 from market_data_pipeline.engine import Engine, EngineSettings
 from market_data_pipeline.log import LogSettings
 from market_data_pipeline.operators import Validate
@@ -157,13 +158,13 @@ class _Steps:
 
 def _plant(bug: str) -> None:
     if bug == "position_before_data":
-        commit = consumer._Session._commit
+        commit = Session._commit
 
-        def save_first(session: consumer._Session, *, save: bool = False) -> None:
+        def save_first(session: Session, *, save: bool = False) -> None:
             session._save()
             commit(session, save=save)
 
-        consumer._Session._commit = save_first  # type: ignore[method-assign]
+        Session._commit = save_first  # type: ignore[method-assign]
     elif bug == "drop_row":
         process, dropped = Validate.process, threading.Event()
 

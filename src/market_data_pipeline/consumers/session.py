@@ -18,6 +18,7 @@ from market_data_pipeline.consumers.ledger import Ledger
 from market_data_pipeline.consumers.model import Surroundings
 from market_data_pipeline.consumers.snapshot import Snapshot, read_snapshot, write_snapshot
 from market_data_pipeline.log import LogReader, Record, RecordType
+from market_data_pipeline.log.segments import list_segments, sources_before
 
 LOG = logging.getLogger(__name__)
 LOG_NODE = "log"
@@ -65,8 +66,8 @@ class Session:
         self._status = given.status
         saved = self._saved_state()
         self._reader = self._open(saved)
-        if saved.position < self._reader.position:
-            # What lies between is gone, and state that stops before a hole would make wrong rows after it.
+        if saved.position < self._reader.position and self._misses(saved):
+            # State that stops before a hole would make wrong rows after it.
             saved = Snapshot()
         self._operators = list(self._spec.operators())
         self._ledger = Ledger((LOG_NODE, *(o.name for o in self._operators), STORE_NODE))
@@ -101,6 +102,13 @@ class Session:
             self._report(f"snapshot of configuration {saved.config!r} is not taken up by {self._spec.config!r}")
             return Snapshot()
         return saved
+
+    def _misses(self, saved: Snapshot) -> bool:
+        # A log that was lost begins above the snapshot too, but then sources give again what is not there. Where it
+        # was trimmed it has had more of some source than the state has seen, and nobody gives that again.
+        segments = list_segments(self._given.log_folder)
+        had = sources_before(segments[0][1]) if segments else {}
+        return any(offset > saved.covers.get(source_id, 0) for source_id, offset in had.items())
 
     def _open(self, saved: Snapshot) -> LogReader:
         folder, durable = self._given.log_folder, self._given.durable

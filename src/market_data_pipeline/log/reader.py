@@ -210,7 +210,7 @@ class LogReader:
         # The list is read after the durable end was, so a segment that holds what is durable is in it.
         segments = dict(list_segments(self._folder))
         here = segments.get(self._segment_first)
-        if here is not None and here.stat().st_ino != os.fstat(self._fd).st_ino:
+        if here is not None and _is_another_file(here, self._fd):
             # A segment that came to hold nothing was begun anew under the same name.
             self._open(self._segment_first, here)
             return True
@@ -279,3 +279,10 @@ class LogReader:
             self._buffer = read_at(self._fd, max(size, READ_BYTES), at)
             self._buffer_at, start = at, 0
         return self._buffer[start : start + size]
+
+
+def _is_another_file(path: Path, fd: int) -> bool:
+    try:
+        return path.stat().st_ino != os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False  # trimmed since it was listed

@@ -215,6 +215,15 @@ def walk(path: Path, *, check: bool, sealed_end: int | None = None) -> Iterator[
         os.close(fd)
 
 
+def sources_before(path: Path) -> dict[str, int]:
+    """Return, by source id, what the log had had before a segment: the exclusive end of each sequence."""
+    for found in walk(path, check=False):
+        if not isinstance(found, Damage) and found[1].type is RecordType.SEGMENT:
+            return {str(s): int(offset) for s, offset in found[1].meta["sources"].items()}
+        break
+    return {}
+
+
 def find_header(fd: int, at: int, size: int, least_seq: int) -> tuple[int, Header] | None:
     """Return where the next undamaged header begins at or after a place, and it; None if there is none up to `size`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Final
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -13,6 +14,8 @@ from market_data_core.errors import TemporaryUnavailable
 from market_data_store.lake.declarations import CONFIGURATION, TableSpec
 from market_data_store.lake.log import TableLog
 from market_data_store.lake.paths import translated
+
+_LOOKS: Final = 3
 
 
 class TableFolder:
@@ -78,6 +81,12 @@ class TableFolder:
         Raises:
             OSError, DeltaError: The table cannot be read.
         """
+        for _ in range(_LOOKS - 1):
+            try:
+                return DeltaTable(self.path)
+            except DeltaError:
+                # Upkeep may clean a checkpoint away between its being found and read; a newer one has what it said.
+                continue
         return DeltaTable(self.path)
 
     def make_date(self, date: str) -> None:

@@ -196,7 +196,8 @@ def test_a_resume_between_last_event_and_mark_gives_the_mark():
 def test_source_ids_tell_sequences_apart():
     """What the events depend on is in the id, and nothing else."""
     same = [made(), made(batch_rows=5)]
-    others = [made(count=7), made(seed=2), made(symbols=2), made(kinds=(1, 1)), made(rate=5), made(start_ns=0), SyntheticSource()]
+    others = [made(count=7)]
+    others += [made(seed=2), made(symbols=2), made(kinds=(1, 1)), made(rate=5), made(start_ns=0), SyntheticSource()]
     assert len({s.source_id for s in same}) == 1
     assert len({s.source_id for s in [same[0], *others]}) == 8
     assert made(seed=7).source_id.startswith("synthetic:7:")
