@@ -13,7 +13,7 @@ from support.crash import Chain, segments, write_recording
 from support.crash_child import Life
 
 
-@pytest.fixture(params=["synthetic", "replay"])
+@pytest.fixture(params=["replay", pytest.param("synthetic", marks=pytest.mark.chaos)])
 def chain(tmp_path, request):
     files = write_recording(tmp_path / "files", 3500) if request.param == "replay" else []
     return Chain(life=Life(data_dir=str(tmp_path / "data"), count=7000, files=files, retention_s=3600.0))

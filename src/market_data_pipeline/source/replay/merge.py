@@ -18,7 +18,7 @@ from market_data_pipeline.source.replay.times import zone
 Item = tuple[SourceBatch | Mark, int]
 """What is given, and the time it reaches (`NO_TIME` if it has none)."""
 
-MERGE_ROWS: Final = 8192
+MERGE_ROWS: Final = 32 * 1024
 """How far ahead of the others, in rows, a part may run while parts overlap in time."""
 
 MAX_OPEN: Final = 256
