@@ -50,21 +50,23 @@ def run(ctx: Context) -> list[Result]:
 
 
 def _result(load: str, workers: str, to: str, figures: dict[str, Any]) -> Result:
-    what = f"live at {RATE} events/s, {load}, consumers by {workers}: due → {'tap' if to == 'tap' else 'durable log'}"
+    what = f"live at {RATE} events/s, {load}, consumers by {workers}: receive → {'tap' if to == 'tap' else 'durable log'}"
     if "problem" in figures:
         return Result(row=ROW, what=what, skipped=figures["problem"])
-    due = figures[f"due_to_{to}_ms"]
+    # From our receipt on is what capture answers for. From when the event fell due, which a source that wakes late
+    # would hide, stands beside it.
+    recv, due = figures[f"recv_to_{to}_ms"], figures[f"due_to_{to}_ms"]
     bare = figures["bare"]
     floor = {"bare loop waking": bare["wake_p99_ms"]}
     if to == "log":
         floor["bare write and fdatasync"] = bare["sync_p99_ms"]
-    kept = {"due": due, "recv": figures[f"recv_to_{to}_ms"]}
+    kept = {"recv": recv, "due": due}
     kept |= {k: v for k, v in figures.items() if "_to_" not in k and k != "bare"}
     return Result(
         row=ROW,
         what=what,
-        value=due["p99"],
-        spread=(due["p50"], due["p999"]),
+        value=recv["p99"],
+        spread=(recv["p50"], recv["p999"]),
         unit="ms p99 (p50 to p99.9)",
         yardsticks=floor,
         target=Target(value=_TARGETS_MS[to], higher_is_better=False),

@@ -254,6 +254,8 @@ def main() -> int:
     logging.basicConfig(
         level=os.environ.get("ORCH_LOG_LEVEL", "INFO"), format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
     )
+    if hasattr(os, "nice"):
+        os.nice(5)  # capture comes first: what is not stored yet waits in the log, what is not received is lost
     out = sys.stdout
     sys.stdout = sys.stderr  # whatever else is printed must not mix with what the parent reads
     line = sys.stdin.readline()
@@ -279,11 +281,13 @@ def main() -> int:
     over = threading.Event()
 
     def report() -> None:
-        while not over.wait(config.status_s):
+        while True:
             status = consumers.status()
             try:
                 say({"consumers": status.consumers, "store": status.store})
             except BrokenPipeError:
+                return
+            if over.wait(config.status_s):
                 return
 
     threading.Thread(target=report, name="status", daemon=True).start()
