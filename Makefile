@@ -49,7 +49,7 @@ bench: $(READY) ## Measure against the targets; writes bench-results/
 	$(BIN)/python -m benchmarks
 
 chaos: $(READY) ## Kill and cut power at every step, for as long as it takes
-	$(BIN)/python -m pytest -m chaos --timeout 3600
+	$(BIN)/python -m pytest -m chaos --timeout 3600 -n 2 --dist worksteal
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

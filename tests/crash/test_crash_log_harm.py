@@ -15,7 +15,8 @@ from support.crash_child import Life
 
 @pytest.fixture(params=["replay", pytest.param("synthetic", marks=pytest.mark.chaos)])
 def chain(tmp_path, request):
-    files = write_recording(tmp_path / "files", 3500) if request.param == "replay" else []
+    # Without late events: revisions after the loss of a log are a known limit (docs/decisions/0002).
+    files = write_recording(tmp_path / "files", 3500, late_share=0) if request.param == "replay" else []
     return Chain(life=Life(data_dir=str(tmp_path / "data"), count=7000, files=files, retention_s=3600.0))
 
 

@@ -174,7 +174,7 @@ def death_steps(seed: int) -> Iterator[int]:
         yield chance.randrange(20, 250)
 
 
-def write_recording(folder: Path, rows: int, *, seed: int = 1) -> list[str]:
+def write_recording(folder: Path, rows: int, *, seed: int = 1, late_share: float = 0.01) -> list[str]:
     """Write recorded trades and quotes, some of them seconds late, and return the files."""
     chance = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def write_recording(folder: Path, rows: int, *, seed: int = 1) -> list[str]:
             out = csv.writer(file)
             out.writerow(["vendor", "symbol", "ts_event", *columns])
             for n in range(rows):
-                late_ns = 3_000_000_000 if chance.random() < 0.01 else 0
+                late_ns = 3_000_000_000 if chance.random() < late_share else 0
                 ts = _START_NS + n * 1_000_000 + chance.randrange(900_000) - late_ns
                 bid = chance.randrange(1000, 2000)
                 values = [bid / 100, chance.randrange(1, 900), (bid + 1) / 100, chance.randrange(1, 900)]
