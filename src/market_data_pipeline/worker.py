@@ -189,6 +189,10 @@ class WorkerConsumers:
     def start(self) -> None:
         """Let the consumers go."""
         self._say(json.dumps({"go": True}))
+        # Whoever asks for the status next learns where the consumers stand, not that nothing is known yet.
+        said = self._hear()
+        if said is not None and "consumers" in said:
+            self._status = HostStatus(consumers=said["consumers"], store=said["store"])
         threading.Thread(target=self._listen, name="consumers-status", daemon=True).start()
 
     def _say(self, line: str) -> None:

@@ -27,20 +27,6 @@ def test_a_deleted_log_loses_and_doubles_nothing(chain):
     assert chain.finish(same_log=False) == []
 
 
-@pytest.mark.parametrize("place", ["header", "segment head"])
-def test_a_damaged_header_loses_and_doubles_nothing(chain, place):
-    """Where not even the source of what is damaged can be read, the log is cut and its sources give the rest again."""
-    assert chain.die(Step.DATA_FILE_WRITTEN, nth=9)
-    path = max(segments(chain.log), key=lambda p: p.stat().st_size)
-    found = [f for f in walk(path, check=False) if isinstance(f, tuple)]
-    ends = [end for end, record in found if record.type is RecordType.EVENTS]
-    content = bytearray(path.read_bytes())
-    at = 0 if place == "segment head" else ends[len(ends) // 2 - 1]
-    content[at + 8] ^= 0xFF
-    path.write_bytes(content)
-    assert chain.finish(same_log=False) == []
-
-
 def test_a_log_restored_from_an_older_copy_loses_and_doubles_nothing(chain, tmp_path):
     """What the old copy holds is known to be stored; what it lacks is given again."""
     assert chain.die(Step.TABLE_COMMITTED, nth=5)

@@ -8,6 +8,7 @@ where the path stood when it was open, and how it ended.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import logging
 import os
@@ -117,6 +118,8 @@ def source_of(life: Life) -> BatchSource:
 
 def run(life: Life, reached: Mapping[str, int], say: Callable[[dict[str, Any]], None]) -> None:
     """Run a life to its end. `reached` counts its steps."""
+    # A life that hangs says where, before its parent gives up on it.
+    faulthandler.dump_traceback_later(max(life.timeout_s - 5, 1))
     engine = Engine(settings_of(life))
     engine.open()
     say({"opened": {"log_end": engine.log.durable_end, "snapshot": engine.consumers().trim_below}})
