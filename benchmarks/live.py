@@ -50,7 +50,9 @@ def run(ctx: Context) -> list[Result]:
 
 
 def _result(load: str, workers: str, to: str, figures: dict[str, Any]) -> Result:
-    what = f"live at {RATE} events/s, {load}, consumers by {workers}: receive → {'tap' if to == 'tap' else 'durable log'}"
+    what = (
+        f"live at {RATE} events/s, {load}, consumers by {workers}: receive → {'tap' if to == 'tap' else 'durable log'}"
+    )
     if "problem" in figures:
         return Result(row=ROW, what=what, skipped=figures["problem"])
     # From our receipt on is what capture answers for. From when the event fell due, which a source that wakes late

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -253,6 +254,17 @@ class WorkerConsumers:
                 pipe.close()
 
 
+def _report(consumers: Consumers, say: Callable[[dict[str, Any]], None], over: threading.Event, every_s: float) -> None:
+    while True:
+        status = consumers.status()
+        try:
+            say({"consumers": status.consumers, "store": status.store})
+        except BrokenPipeError:
+            return
+        if over.wait(every_s):
+            return
+
+
 def main() -> int:
     """Run the consumers that the first line on standard input asks for."""
     logging.basicConfig(
@@ -284,17 +296,10 @@ def main() -> int:
     consumers.start()
     over = threading.Event()
 
-    def report() -> None:
-        while True:
-            status = consumers.status()
-            try:
-                say({"consumers": status.consumers, "store": status.store})
-            except BrokenPipeError:
-                return
-            if over.wait(config.status_s):
-                return
-
-    threading.Thread(target=report, name="status", daemon=True).start()
+    reporting = threading.Thread(
+        target=_report, args=(consumers, say, over, config.status_s), name="status", daemon=True
+    )
+    reporting.start()
     line = sys.stdin.readline()
     if not line:
         # The parent is gone: what it would have wanted cannot be asked; everything safe is on disk.

@@ -58,7 +58,7 @@ def run_life(life: Life) -> Outcome:
         killed=done.returncode == -9,
         opened=said.get("opened", {}),
         ended=said.get("ended", {}) if done.returncode == 0 else {},
-        stderr=f"exit code {done.returncode}\n{done.stderr[-4000:]}",
+        stderr=f"exit code {done.returncode}\n{done.stderr[-20000:]}",
     )
 
 

@@ -136,7 +136,11 @@ def end_of(engine: Engine, source: str, timeout_s: float) -> dict[str, Any]:
         TimeoutError: The source did not end in time.
     """
     until = time.monotonic() + timeout_s
-    asyncio.run(asyncio.wait_for(engine.capture.wait(source), timeout_s))
+    try:
+        asyncio.run(asyncio.wait_for(engine.capture.wait(source), timeout_s))
+    except TimeoutError:
+        sys.stderr.write(f"hangs at {json.dumps(engine.status(), default=str)}\n")
+        raise
     engine.log.barrier()
     stored = engine.wait_stored(engine.log.end, max(until - time.monotonic(), 0.1))
     problem = engine.problem

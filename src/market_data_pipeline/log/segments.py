@@ -117,7 +117,8 @@ class SegmentScan:
         records: How many whole records it holds.
         end_byte: Where the last whole record ends; what follows is a torn tail.
         end_seq: Exclusive end of the last whole record.
-        after_barrier: True if the last numbered record is a barrier, or there is none.
+        after_barrier: True if the last numbered record, here or in the segment before, is a barrier; False where that
+            is not known. One barrier too many does no harm, one too few keeps consumers waiting for ever.
         ts_last: When the last record was appended, UTC nanoseconds.
         instruments: All that were known at its end, by id.
         sources: By source id, the exclusive end of what was logged.
@@ -131,7 +132,7 @@ class SegmentScan:
     records: int = 0
     end_byte: int = 0
     end_seq: int = 0
-    after_barrier: bool = True
+    after_barrier: bool = False
     ts_last: int = 0
     instruments: list[Instrument] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
@@ -254,6 +255,7 @@ def scan(path: Path, *, check: bool, before: SegmentScan | None = None, sealed_e
     result = SegmentScan(first_seq=first_seq, end_seq=first_seq)
     if before is not None:
         result.log_id, result.epoch = before.log_id, before.epoch
+        result.after_barrier = before.after_barrier
         result.instruments, result.sources = list(before.instruments), dict(before.sources)
     for found in walk(path, check=check, sealed_end=sealed_end):
         if isinstance(found, Damage):
