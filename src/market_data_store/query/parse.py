@@ -79,6 +79,21 @@ def parse_statement(sql: str, *, tables: Collection[str]) -> Statement:
     Raises:
         ValidationError: Code ``query_refused``; `details` has ``line`` and ``column`` where they are known.
     """
+    statement = _parsed(sql, tables)
+    if statement.kind != "select":
+        return statement
+    # What is run is our rewriting: a text that does not mean to us the same when read again, such as a bare
+    # `select join trades`, was not understood the first time.
+    try:
+        again = _parsed(statement.sql, tables)
+    except ValidationError as exc:
+        raise ValidationError(f"the query cannot be read without doubt: {exc}", "query_refused") from exc
+    if again != statement:
+        raise ValidationError("the query cannot be read without doubt; write it in full", "query_refused")
+    return statement
+
+
+def _parsed(sql: str, tables: Collection[str]) -> Statement:
     if _SHOW_TABLES.fullmatch(sql):
         return Statement(kind="tables", sql="", tables=())
     try:
