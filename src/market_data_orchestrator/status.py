@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from itertools import pairwise
+from dataclasses import asdict
 from typing import Any
 
 from market_data_core import __version__
 from market_data_core.telemetry import HealthComponent, HealthState, HealthStatus, Probe
 from market_data_orchestrator.service import Service
+from market_data_pipeline.consumers import Ledger
 
 SERVICE = "orchestrator"
 SHOWN_SYMBOLS = 500
@@ -124,7 +125,9 @@ class StatusAggregator:
         }
 
     def _consumer(self, name: str, consumer: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-        nodes = [{"name": n, **counts, "unaccounted": _unaccounted(counts)} for n, counts in consumer["ledger"].items()]
+        ledger = Ledger(tuple(consumer["ledger"]))
+        ledger.restore(consumer["ledger"])
+        nodes = [{"name": n, **asdict(counts), "unaccounted": counts.unaccounted} for n, counts in ledger.nodes.items()]
         received = nodes[0]["received"] if nodes else 0
         return {
             **{k: v for k, v in consumer.items() if k != "ledger"},
@@ -132,7 +135,7 @@ class StatusAggregator:
             "lag_events": max(parts["log"]["end"] - consumer["committed"], 0),
             "commit_age_s": time.time() - consumer["ts_committed"] if consumer["ts_committed"] else None,
             "rate_events_s": self._rate(f"consumer {name}", received),
-            "unaccounted": sum(abs(n["unaccounted"]) for n in nodes) + _lost_between(nodes),
+            "unaccounted": ledger.unaccounted,
             "nodes": nodes,
         }
 
@@ -238,14 +241,6 @@ def _log(log: Mapping[str, Any] | None) -> HealthComponent:
     if log["problem"]:
         return _component("log", "degraded", str(log["problem"]))
     return _component("log", "healthy", "durable")
-
-
-def _unaccounted(counts: Mapping[str, int]) -> int:
-    return counts["received"] - counts["passed"] - sum(counts[c] for c in _CAUSES)
-
-
-def _lost_between(nodes: list[dict[str, Any]]) -> int:
-    return sum(abs(a["passed"] + a["emitted"] - b["received"]) for a, b in pairwise(nodes))
 
 
 def ledger_of(consumers: list[dict[str, Any]]) -> dict[str, int]:

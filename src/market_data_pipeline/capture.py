@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -85,7 +85,6 @@ class SourceStatus:
     ts_recv: int = 0
     end: int = 0
     scale: float = 1.0
-    rate_events: int = field(default=0, repr=False)
 
 
 class Capture:

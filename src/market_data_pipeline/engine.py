@@ -95,7 +95,6 @@ class Engine:
         config = settings.consumers_config()
         self._consumers: _Runs = WorkerConsumers(config) if settings.consumers == "process" else Consumers(config)
         self._ending = threading.Event()
-        self.recovered_gap: tuple[int, int] | None = None
 
     def open(self) -> None:
         """Open store and log, start consumers and capture; sources can be added once this returns.
