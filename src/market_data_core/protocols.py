@@ -48,6 +48,27 @@ class Mark:
     offset: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A stretch of time of which a source says that it has not given everything.
+
+    Attributes:
+        vendor: Whose instruments it speaks of.
+        symbols: Which of them; empty means all.
+        from_ns: Where it begins, UTC nanoseconds since the epoch.
+        to_ns: Where it ends, exclusive.
+        cause: ``source_failed``, ``sequence``, ``disconnected`` and the like.
+        detail: A sentence for people.
+    """
+
+    vendor: str
+    symbols: tuple[str, ...] = ()
+    from_ns: int
+    to_ns: int
+    cause: str
+    detail: str = ""
+
+
 @runtime_checkable
 class BatchSource(Protocol):
     """A source of market data as the engine reads it."""
@@ -67,7 +88,7 @@ class BatchSource(Protocol):
         """True if the source can be slowed down without losing anything; a live feed cannot."""
         ...
 
-    def batches(self, resume: Mapping[str, int]) -> AsyncIterator[SourceBatch | Mark]:
+    def batches(self, resume: Mapping[str, int]) -> AsyncIterator[SourceBatch | Mark | Gap]:
         """Give the events, each sequence from where `resume` says on.
 
         Args:
@@ -92,12 +113,14 @@ class Result:
 
     Attributes:
         out: Batches for whoever comes next, in order.
-        emitted: Of the rows in `out`, how many are new rather than passed on.
+        ports: The same for an operator's named outputs, by name.
+        emitted: Of the rows in `out` and `ports`, how many are new rather than passed on.
         absorbed: Rows that went into a derived row that is out.
         filtered, duplicate, late, suppressed, quarantined, failed: Rows that went no further, by cause.
     """
 
     out: list[EventBatch] = field(default_factory=list)
+    ports: dict[str, list[EventBatch]] = field(default_factory=dict)
     emitted: int = 0
     absorbed: int = 0
     filtered: int = 0
@@ -123,6 +146,10 @@ class Operator(Protocol):
     @property
     def kinds(self) -> frozenset[Kind]:
         """The kinds it works on; others go past it."""
+        ...
+
+    def gives(self, incoming: frozenset[Kind]) -> frozenset[Kind]:
+        """Return the kinds that can come out, on any output, where those of `incoming` can come in."""
         ...
 
     def process(self, batch: EventBatch) -> Result:

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     OPTIONS = "options"
     DEFINITIONS = "definitions"
     STATUS = "status"
+    TAQ = "taq"
+    ANALYTICS = "analytics"
     QUARANTINE = "quarantine"
     CONTROL = "control"
 
@@ -150,6 +152,22 @@ KIND_FIELDS: Final[dict[Kind, tuple[pa.Field, ...]]] = {
         _field("expiry", _STR),
     ),
     Kind.STATUS: (_field("status", _STR), _field("reason", _STR)),
+    # A trade with the quote that stood when it happened.
+    Kind.TAQ: (
+        _field("price", _F64),
+        _field("size", _F64),
+        _field("exchange", _STR),
+        _field("conditions", _STR),
+        _field("trade_id", _STR),
+        _field("aggressor_side", _STR),
+        _field("bid_price", _F64),
+        _field("bid_size", _F64),
+        _field("ask_price", _F64),
+        _field("ask_size", _F64),
+        _field("quote_ts_event", _I64),
+    ),
+    # One named value at a time: a mid price, a rolling average, a published statistic.
+    Kind.ANALYTICS: (_field("name", _STR), _field("value", _F64)),
     Kind.QUARANTINE: (
         _field("kind", _STR),
         _field("source_id", _STR),

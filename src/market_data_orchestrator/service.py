@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from market_data_core import disk
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import MarketDataError
+from market_data_core.protocols import Gap
 from market_data_orchestrator.composition import engine_settings, make_source
 from market_data_orchestrator.jobs import ReplayJobs
 from market_data_orchestrator.settings import OrchestratorSettings
@@ -115,7 +116,7 @@ class Service:
         data_dir = self.settings.data_path
         await asyncio.to_thread(disk.make_dirs, data_dir)
         source = make_source(self.settings)
-        engine = Engine(engine_settings(self.settings), clock=self.clock, gap=self._gap)
+        engine = Engine(engine_settings(self.settings), clock=self.clock, gap=self._gap, marker=self._marker)
         await asyncio.to_thread(engine.open)
         self.engine = engine
         stack.push_async_callback(self._close_engine)
@@ -162,6 +163,18 @@ class Service:
                 self.state.close_gap(self._open_gaps.pop(key), to_ns=self.clock.now_ns())
         except MarketDataError as exc:
             LOG.error("a gap of %s (%s) could not be recorded: %s", source, cause, exc)
+
+    def _marker(self, gap: Gap) -> None:
+        # Called by the capture thread, as above.
+        if self.state is None:
+            return
+        try:
+            for symbol in gap.symbols or ("*",):
+                self.state.open_gap(
+                    gap.vendor, symbol, "*", gap.from_ns, to_ns=gap.to_ns, cause=gap.cause, detail=gap.detail
+                )
+        except MarketDataError as exc:
+            LOG.error("a gap of %s (%s) could not be recorded: %s", gap.vendor, gap.cause, exc)
 
     async def _watch_symbols(self) -> None:
         if self.engine is None:

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from market_data_core.batch import SourceBatch
 from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
 from market_data_core.errors import LogFull, MarketDataError
-from market_data_core.protocols import BatchSource, Mark
+from market_data_core.protocols import BatchSource, Gap, Mark
 from market_data_core.schemas import Flag
 from market_data_pipeline.log import EventLog
 from market_data_pipeline.loops import loop_factory
@@ -36,6 +36,10 @@ class GapListener(Protocol):
 
 def _ignore_gap(source: str, cause: str, *, begins: bool) -> None:
     del source, cause, begins
+
+
+def _ignore_marker(gap: Gap) -> None:
+    del gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,7 @@ class Capture:
         settings: How events are taken in.
         stored_to: Says to what position everything is stored; slows down sources that can wait.
         gap: Told of the beginning and end of a gap in a live source.
+        marker: Told of the gaps that sources themselves speak of; called by the capture thread.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class Capture:
         settings: CaptureSettings | None = None,
         stored_to: Callable[[], int] | None = None,
         gap: GapListener | None = None,
+        marker: Callable[[Gap], None] | None = None,
     ) -> None:
         self.taps = taps or Taps()
         self.sources: dict[str, SourceStatus] = {}
@@ -118,6 +124,7 @@ class Capture:
         self._settings = settings or CaptureSettings()
         self._stored_to = stored_to
         self._gap = gap or _ignore_gap
+        self._marker = marker or _ignore_marker
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="capture", daemon=True)
@@ -216,6 +223,9 @@ class Capture:
                 await self._give_way(source, status)
                 if isinstance(item, Mark):
                     await self._append(source, status, partial(self._log.mark, item, origin=source.origin))
+                elif isinstance(item, Gap):
+                    self._log.control("gap", {"source": source.name, **asdict(item), "symbols": list(item.symbols)})
+                    self._marker(item)
                 else:
                     await self._take_batch(source, status, item)
             status.state = "stopped" if self._ending else "done"

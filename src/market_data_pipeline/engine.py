@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import LogError, LogLocked
-from market_data_core.protocols import BatchSource
+from market_data_core.protocols import BatchSource, Gap
 from market_data_pipeline.capture import Capture, CaptureSettings, GapListener, SourceStatus
 from market_data_pipeline.consumers import ConsumerSettings, HostStatus
 from market_data_pipeline.consumers.host import Standing, resume_offsets
@@ -79,6 +80,7 @@ class Engine:
         settings: What it is made of.
         clock: Where time comes from.
         gap: Told of the beginning and end of a gap in a live source.
+        marker: Told of the gaps that sources themselves speak of.
     """
 
     def __init__(
@@ -87,11 +89,13 @@ class Engine:
         *,
         clock: Clock | None = None,
         gap: GapListener | None = None,
+        marker: Callable[[Gap], None] | None = None,
     ) -> None:
         self.settings = settings
         self.taps = Taps()
         self._clock = clock or SystemClock()
         self._gap = gap
+        self._marker = marker
         config = settings.consumers_config()
         self._consumers: _Runs = WorkerConsumers(config) if settings.consumers == "process" else Consumers(config)
         self._ending = threading.Event()
@@ -126,6 +130,7 @@ class Engine:
             settings=settings.capture,
             stored_to=lambda: self._consumers.status().committed,
             gap=self._gap,
+            marker=self._marker,
         )
         self.capture.start()
         self._trimmer = threading.Thread(target=self._trim, name="log-trim", daemon=True)

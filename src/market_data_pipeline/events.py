@@ -22,7 +22,7 @@ from market_data_core.batch import EventBatch, Instrument, SourceBatch, unlogged
 from market_data_core.clock import Clock
 from market_data_core.errors import ValidationError
 from market_data_core.models import Bar, EventMeta, Quote, Trade
-from market_data_core.protocols import BatchSource, Mark
+from market_data_core.protocols import BatchSource, Gap, Mark
 from market_data_core.schemas import Kind, Origin
 
 Event = Quote | Trade | Bar
@@ -97,8 +97,8 @@ async def stream_events(source: BatchSource, clock: Clock) -> AsyncGenerator[Eve
     """Give what a source gives one by one, from its first event on.
 
     Batches keep their own order. Where a source has batches of several kinds ready that overlap in time, as after one
-    stretch of quotes and trades, they are merged by `ts_event`; nothing is held back to wait for more. Marks, and kinds
-    without a per-event value, are left out.
+    stretch of quotes and trades, they are merged by `ts_event`; nothing is held back to wait for more. Marks, gaps and
+    kinds without a per-event value are left out.
 
     Args:
         source: Closed by its owner, not here.
@@ -234,7 +234,7 @@ def _merged(group: list[SourceBatch], origin: Origin, now_ns: int) -> Iterator[E
 
 
 # One batch of a kind at most, which bounds what is gathered. An error waits until what came before it has been given.
-def _continues(group: list[SourceBatch], coming: asyncio.Task[SourceBatch | Mark | None]) -> bool:
+def _continues(group: list[SourceBatch], coming: asyncio.Task[SourceBatch | Mark | Gap | None]) -> bool:
     if not coming.done() or coming.cancelled() or coming.exception() is not None:
         return False
     batch = coming.result()
@@ -246,5 +246,5 @@ def _continues(group: list[SourceBatch], coming: asyncio.Task[SourceBatch | Mark
     return bool(pc.min(batch.data.column("ts_event")).as_py() <= latest)
 
 
-async def _next(batches: AsyncIterator[SourceBatch | Mark]) -> SourceBatch | Mark | None:
+async def _next(batches: AsyncIterator[SourceBatch | Mark | Gap]) -> SourceBatch | Mark | Gap | None:
     return await anext(batches, None)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from market_data_core import disk, plugins
+from market_data_core import disk, plugins, priority
 from market_data_core.errors import MarketDataError, TemporaryUnavailable
 from market_data_core.protocols import Store
 from market_data_pipeline.consumers import (
@@ -34,6 +34,7 @@ from market_data_pipeline.log import read_durable
 from market_data_pipeline.pipelines import BarsConfig, bars, raw
 
 LOG = logging.getLogger(__name__)
+_NICE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,8 +271,8 @@ def main() -> int:
     logging.basicConfig(
         level=os.environ.get("ORCH_LOG_LEVEL", "INFO"), format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
     )
-    if hasattr(os, "nice"):
-        os.nice(5)  # capture comes first: what is not stored yet waits in the log, what is not received is lost
+    # Capture comes first: what is not stored yet waits in the log, what is not received is lost.
+    priority.lower(_NICE)
     out = sys.stdout
     sys.stdout = sys.stderr  # whatever else is printed must not mix with what the parent reads
     line = sys.stdin.readline()

@@ -48,6 +48,8 @@ _KINDS: Final = (
     Kind.STATUS,
     Kind.QUARANTINE,
     Kind.CONTROL,
+    Kind.TAQ,
+    Kind.ANALYTICS,
 )
 _KIND_CODES: Final = {k: i for i, k in enumerate(_KINDS)}
 _ORIGINS: Final = (Origin.LIVE, Origin.REPLAY, Origin.BACKFILL, Origin.SYNTHETIC)

@@ -24,7 +24,7 @@ class LogSettings:
     """
 
     fsync: bool = True
-    linger_s: float = 0.005
+    linger_s: float = 0.002
     group_bytes: int = 1 << 20
     segment_bytes: int = 64 << 20
     retention_s: float = 24 * 3600

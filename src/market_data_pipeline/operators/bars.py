@@ -115,6 +115,11 @@ class Bars:
         """Trades, or quotes."""
         return frozenset({self._kind})
 
+    def gives(self, incoming: frozenset[Kind]) -> frozenset[Kind]:
+        """Bars."""
+        del incoming
+        return frozenset({Kind.BARS})
+
     def process(self, batch: EventBatch) -> Result:
         """Take trades or quotes; nothing comes out before the barrier."""
         places = self._streams.places(batch)

@@ -39,6 +39,10 @@ class Dedupe:
         """Trades."""
         return frozenset({Kind.TRADES})
 
+    def gives(self, incoming: frozenset[Kind]) -> frozenset[Kind]:
+        """What comes in."""
+        return incoming
+
     def process(self, batch: EventBatch) -> Result:
         """Return what was not seen before, in order."""
         ids = batch.data.column("trade_id")

@@ -67,6 +67,10 @@ class Validate:
         """Quotes and trades."""
         return frozenset(_CHECKED)
 
+    def gives(self, incoming: frozenset[Kind]) -> frozenset[Kind]:
+        """What comes in, and what had to be quarantined of it."""
+        return incoming | {Kind.QUARANTINE}
+
     def process(self, batch: EventBatch) -> Result:
         """Return the batch with its flags, and what was quarantined from it."""
         if not len(batch):

@@ -86,6 +86,8 @@ TABLES: Final[dict[str, TableSpec]] = {
         TableSpec(kind=Kind.OPTIONS),
         TableSpec(kind=Kind.DEFINITIONS),
         TableSpec(kind=Kind.STATUS),
+        TableSpec(kind=Kind.TAQ),
+        TableSpec(kind=Kind.ANALYTICS, order=("symbol", "name", "ts_event", "seq")),
         # What could not be parsed has no trustworthy event time.
         TableSpec(kind=Kind.QUARANTINE, dated_by="ts_recv"),
     )

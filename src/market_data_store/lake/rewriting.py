@@ -39,6 +39,7 @@ def rewrite(folder: TableFolder, job: Job, *, max_rows: int) -> list[parts.DataF
                 source.to_table(filter=chunk, batch_readahead=2, fragment_readahead=1), folder.spec
             ):
                 written.append(parts.write(part, table_folder=folder.path, prefix=str(job.layout)))
+                parts.sync(written[-1:])
                 reached(Step.MAINTENANCE_WRITTEN)
         _check_nothing_lost(folder, job, written)
         parts.sync(written)

@@ -63,7 +63,6 @@ def limit_resources(*, memory_bytes: int, cpu_s: int) -> None:
         return
     import resource  # noqa: PLC0415  Windows has no such module
 
-    os.nice(10)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from market_data_core import priority
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_store.query.limits import MIB, STALE, QueryLimits, QueryResult, limit_reached
 
@@ -148,6 +149,8 @@ async def _child(request: bytes, limits: QueryLimits) -> _Ended:
             )
         except OSError as exc:
             raise TemporaryUnavailable(f"cannot start a process for the query: {exc}") from exc
+        # From its first moment: what it loads takes as much of the processor as a small query.
+        priority.lower(priority.LOWEST, process.pid)
         try:
             return await _exchange(process, request, limits)
         finally:

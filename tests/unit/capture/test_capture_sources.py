@@ -11,7 +11,7 @@ import pytest
 
 from market_data_core.batch import Instrument, SourceBatch, unlogged
 from market_data_core.errors import SourceError
-from market_data_core.protocols import END_OF_TIME_NS, Mark
+from market_data_core.protocols import END_OF_TIME_NS, Gap, Mark
 from market_data_core.schemas import Flag, Kind, Origin
 from market_data_pipeline.capture import Capture, CaptureSettings
 from market_data_pipeline.log import LogReader, LogSettings, LogWriter, RecordType
@@ -128,6 +128,24 @@ def test_a_mark_of_the_source_is_logged_as_one_of_its_events(capture, log, tmp_p
     found = [r for r, _ in records(log, tmp_path) if r.type is RecordType.MARK]
     assert [(r.source_id, r.offset, r.count, r.barrier) for r in found] == [("file:a", 11, 1, True)]
     assert log.sources() == {"file:a": 11}
+
+
+def test_a_gap_that_a_source_speaks_of_is_logged_where_it_is_and_told(log, tmp_path):
+    """Between the events before and after it stands a control record, and whoever keeps gaps hears of it."""
+    gap = Gap(vendor="test", symbols=("AAA",), from_ns=5, to_ns=9, cause="source_failed")
+    told: list[Gap] = []
+    capture = Capture(log, marker=told.append)
+    capture.start()
+    try:
+        status = capture.add(Given([trades(0, 2), gap, trades(2, 2)]), {})
+        eventually(lambda: status.state == "done", 5, "the source ends")
+    finally:
+        capture.stop()
+    assert told == [gap]
+    logged = [r for r, _ in records(log, tmp_path)]
+    (place,) = [i for i, r in enumerate(logged) if r.type is RecordType.CONTROL and r.meta["a"] == "gap"]
+    assert (logged[place].meta["cause"], logged[place].meta["symbols"]) == ("source_failed", ["AAA"])
+    assert [logged[place - 1].offset, logged[place + 1].offset] == [2, 4]
 
 
 def test_a_quiet_live_source_puts_its_time_on_record(capture, log, tmp_path):

@@ -1,0 +1,42 @@
+"""Giving way on the processor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from market_data_core import priority
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="priorities of sessions are Linux's")
+
+
+@pytest.fixture(params=[True, False], ids=["own session", "same session"])
+def child(request):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=request.param
+    )
+    yield process, request.param
+    process.communicate(b"\n", timeout=10)
+
+
+def test_a_process_gives_way_and_so_does_its_session_if_it_has_one(child):
+    """Niceness alone means nothing between sessions; the session of others is never touched."""
+    process, leads = child
+    group = Path(f"/proc/{process.pid}/autogroup")
+    if not group.exists():
+        pytest.skip("this kernel does not share the processor between sessions")
+    before = group.read_text().split()[-1]
+    priority.lower(priority.LOWEST, process.pid)
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == priority.LOWEST
+    assert group.read_text().split()[-1] == (str(priority.LOWEST) if leads else before)
+
+
+def test_a_process_that_has_ended_is_nobodys_error():
+    """Between its start and our call it may be gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    priority.lower(5, process.pid)
