@@ -92,7 +92,7 @@ MEANINGS: Final = {
     "volume": "Sum of sizes.",
     "vwap": "Average price weighted by size; null without volume.",
     "trade_count": "How many events are in it.",
-    "revision": "0 for the first, one more each time it is made again; the highest is the one to read.",
+    "revision": "How many events came after the first bar was made, which has 0; the highest is the one to read.",
     "ts_known": "When this revision was made, UTC ns.",
     "reason": "Why: of a bar's revision (`late`), a status, or a quarantined row.",
     "action": "What happened to the level or order.",

@@ -15,14 +15,14 @@ from support.crash_child import Life
 
 @pytest.fixture(params=["replay", pytest.param("synthetic", marks=pytest.mark.chaos)])
 def chain(tmp_path, request):
-    # Without late events: revisions after the loss of a log are a known limit (docs/decisions/0002).
-    files = write_recording(tmp_path / "files", 3500, late_share=0) if request.param == "replay" else []
+    files = write_recording(tmp_path / "files", 3500, late_share=0.05) if request.param == "replay" else []
     return Chain(life=Life(data_dir=str(tmp_path / "data"), count=7000, files=files, retention_s=3600.0))
 
 
-def test_a_deleted_log_loses_and_doubles_nothing(chain):
-    """The sources give again what is not stored everywhere, and tables take only what they lack."""
-    assert chain.die(Step.TABLE_COMMITTED, nth=9)
+@pytest.mark.parametrize("nth", [9, *(pytest.param(n, marks=pytest.mark.chaos) for n in range(5, 13) if n != 9)])
+def test_a_deleted_log_loses_and_doubles_nothing(chain, nth):
+    """The sources give again what is not stored everywhere, and tables take only what they lack; late events too."""
+    assert chain.die(Step.TABLE_COMMITTED, nth=nth)
     shutil.rmtree(chain.log)
     assert chain.finish(same_log=False) == []
 

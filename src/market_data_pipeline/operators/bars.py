@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -54,7 +55,8 @@ class Bars:
     filtered out.
 
     Later events count as late; their bar is made again from stored ticks and emitted as a new revision, and so is the
-    bar of a window that another source has closed before.
+    bar of a window that another source has closed before. A revision is numbered by how many events came after the
+    first bar.
 
     Args:
         interval: A count and one of s, m, h, d.
@@ -98,10 +100,13 @@ class Bars:
         self._price_scale: Floats = np.empty(0)
         self._size_scale: Floats = np.empty(0)
         self._open = Partials.empty()
-        self._late: set[tuple[int, int]] = set()
+        # By stream and window, how many events came too late since the last barrier.
+        self._late: Counter[tuple[int, int]] = Counter()
         self._closed_until: dict[tuple[str, str], int] = {}
-        # By window, its newest revision and how many events that one has.
-        self._revisions: dict[tuple[str, str, int], tuple[int, int]] = {}
+        # By instrument and window, its newest revision: how many events came after its first bar. Counting events and
+        # not bars makes it the same wherever barriers fall, so what is made again after a loss agrees with what is
+        # stored.
+        self._revisions: dict[tuple[str, str, int], int] = {}
         self._ended: set[int] = set()
         self._origins: dict[str, Origin] = {}
 
@@ -242,42 +247,44 @@ class Bars:
     ) -> tuple[Bools, list[tuple[Partials, npt.NDArray[np.int32]]]]:
         # Makes late and contested windows again from stored ticks, once per instrument however many sources ask.
         # Contested windows whose every tick is in `due` are ordinary first bars: they leave the mask.
-        late, self._late = self._late, set()
+        late, self._late = self._late, Counter()
         rows = np.flatnonzero(contested)
-        asked = [*zip(due.stream[rows].tolist(), due.start[rows].tolist(), strict=True), *sorted(late)]
+        windows = [*zip(due.stream[rows].tolist(), due.start[rows].tolist(), strict=True)]
         by_instrument: dict[tuple[str, str], tuple[int, set[int]]] = {}
-        for stream, start in asked:
+        for stream, start in [*windows, *sorted(late)]:
             by_instrument.setdefault(self._key(stream), (stream, set()))[1].add(start)
         again = {
             key: self._again(stream, np.array(sorted(starts), np.int64), end)
             for key, (stream, starts) in by_instrument.items()
         }
+        added: Counter[tuple[str, str, int]] = Counter()
+        for (stream, start), events in late.items():
+            added[(*self._key(stream), start)] += events
         counts = {
-            (key, start): n
+            (*key, start): n
             for key, bars in again.items()
             for start, n in zip(bars.start.tolist(), bars.count.tolist(), strict=True)
         }
-        first = set()
-        for row, (stream, start) in zip(rows.tolist(), asked, strict=False):
-            if counts.get((self._key(stream), start), 0) <= int(due.count[row]):
+        for row, (stream, start) in zip(rows.tolist(), windows, strict=True):
+            events, window = int(due.count[row]), (*self._key(stream), start)
+            if window not in added and counts.get(window, 0) <= events:
                 contested[row] = False
-                first.add((self._key(stream), start))
+            else:
+                added[window] += events
         return contested, [
-            revised for key, bars in again.items() if len((revised := self._revisions_of(key, bars, first))[0])
+            revised for key, bars in again.items() if len((revised := self._revisions_of(key, bars, added))[0])
         ]
 
     def _revisions_of(
-        self, key: tuple[str, str], bars: Partials, first: set[tuple[tuple[str, str], int]]
+        self, key: tuple[str, str], bars: Partials, added: Mapping[tuple[str, str, int], int]
     ) -> tuple[Partials, npt.NDArray[np.int32]]:
         rows, revisions = [], []
-        for row, (start, count) in enumerate(zip(bars.start.tolist(), bars.count.tolist(), strict=True)):
-            revision, known = self._revisions.get((*key, start), (0, 0))
-            # A window only gains events, so as many as before are the same ones, and the bar would say nothing new.
-            if (key, start) in first or count == known:
-                continue
-            self._revisions[(*key, start)] = (revision + 1, count)
-            rows.append(row)
-            revisions.append(revision + 1)
+        for row, start in enumerate(bars.start.tolist()):
+            window = (*key, start)
+            if window in added:
+                self._revisions[window] = self._revisions.get(window, 0) + added[window]
+                rows.append(row)
+                revisions.append(self._revisions[window])
         return bars.take(np.array(rows, np.int64)), np.array(revisions, np.int32)
 
     def _again(self, stream: int, starts: Ints, end: int) -> Partials:
@@ -377,9 +384,9 @@ class Bars:
             "ended": sorted(self._ended),
             "watermark": self._watermark.tolist(),
             "open": self._open.snapshot(),
-            "late": sorted([stream, start] for stream, start in self._late),
+            "late": sorted([stream, start, events] for (stream, start), events in self._late.items()),
             "closed_until": [[*k, v] for k, v in self._closed_until.items()],
-            "revisions": [[*k, *v] for k, v in self._revisions.items()],
+            "revisions": [[*k, v] for k, v in self._revisions.items()],
             "origins": {source_id: str(origin) for source_id, origin in self._origins.items()},
         }
 
@@ -392,9 +399,9 @@ class Bars:
         self._grow()
         self._watermark = np.array(state["watermark"], np.int64)
         self._open = Partials.restored(state["open"])
-        self._late = {(stream, start) for stream, start in state["late"]}
+        self._late = Counter({(stream, start): events for stream, start, events in state["late"]})
         self._closed_until = {(v, s): until for v, s, until in state["closed_until"]}
-        self._revisions = {(v, s, start): (n, count) for v, s, start, n, count in state["revisions"]}
+        self._revisions = {(v, s, start): revision for v, s, start, revision in state["revisions"]}
         self._origins = {source_id: Origin(origin) for source_id, origin in state["origins"].items()}
 
 

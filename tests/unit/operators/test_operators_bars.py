@@ -212,7 +212,7 @@ def test_late_events_of_two_sources_make_one_revision():
     late = [Trade(1, source=s) for s in "ab"]
     drive = Drive(ten_seconds(history=log), log=log).run([*first, Barrier(), *late, Barrier()])
     assert drive.counts["late"] == 2
-    assert [r["revision"] for r in drive.rows if r["seq"] == 5] == [2]
+    assert [r["revision"] for r in drive.rows if r["seq"] == 5] == [3]
     assert newest(drive.rows)[("v", "X", BASE)]["trade_count"] == 4
 
 
