@@ -376,8 +376,11 @@ def _layouts() -> Iterator[str]:
     yield "Found by a file's name, or named with `mdo replay --layout`.\n"
     for layout in packaged_layouts().values():
         yield f"## {layout.name}\n"
-        time = f"`{layout.time.column}`, {layout.time.unit}" + (f", {layout.time.zone}" if layout.time.zone else "")
+        named = "of the day in the path" if layout.time.column is None else f"`{layout.time.column}`"
+        time = f"{named}, {layout.time.unit}" + (f", {layout.time.zone}" if layout.time.zone else "")
         symbol = f"column `{layout.symbol.column}`" if layout.symbol.column is not None else "from the path"
+        if layout.contract:
+            symbol = f"of the contract, told by {'the path' if layout.contract.path else 'columns'}"
         columns = (f"`{ours}`" + ("?" if ours in layout.optional else "") for ours in layout.columns)
         facts = [
             ("files", ", ".join(f"`{p}`" for p in layout.files)),
@@ -388,12 +391,21 @@ def _layouts() -> Iterator[str]:
             ("file's columns", ", ".join(f"`{f}`" for f in layout.fields) or "by header or name"),
             ("time", time),
             ("symbol", symbol),
-            ("columns (? may be absent)", ", ".join(columns)),
+            ("columns (? may be absent)", ", ".join(columns) or "by event"),
             ("prices and sizes are divided by", f"10^{layout.price_scale}, 10^{layout.size_scale}"),
             ("decimals of prices and sizes", f"{layout.price_decimals}, {layout.size_decimals}"),
         ]
         if layout.one_side:
             facts.append(("rows carry one side", layout.one_side))
+        if layout.constants:
+            facts.append(("all rows", ", ".join(f"{name} `{text}`" for name, text in layout.constants.items())))
+        for i, event in enumerate(layout.events, start=1):
+            said = (f"{name} `{text}`" for name, text in event.constants.items())
+            facts.append((f"event {i} of a row", ", ".join((*said, *(f"`{ours}`" for ours in event.columns)))))
+        if layout.zero_is_absent:
+            facts.append(("null where 0", ", ".join(f"`{name}`" for name in layout.zero_is_absent)))
+        if layout.joined:
+            facts.append(("members of a zip", "one sequence, sorted by time"))
         yield from _table(("what", "value"), facts)
 
 

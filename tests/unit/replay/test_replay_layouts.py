@@ -24,8 +24,18 @@ columns: {price: p, size: s}
 def test_packaged_layouts_are_there():
     """The layouts that come with the platform load, under their names."""
     assert list(packaged_layouts()) == [
+        "lean_coinbase_quote_bars",
+        "lean_coinbase_trade_bars",
+        "lean_equity_daily_bars",
+        "lean_equity_quote_bars",
         "lean_equity_quotes",
+        "lean_equity_trade_bars",
         "lean_equity_trades",
+        "lean_fxcm_quotes",
+        "lean_option_open_interest",
+        "lean_option_quote_bars",
+        "lean_option_trade_bars",
+        "lean_option_universe",
         "platform_quotes",
         "platform_trades",
     ]
@@ -42,7 +52,7 @@ def test_a_layout_is_frozen():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (("kind: trades", "kind: bars"), "kind"),
+        (("kind: trades", "kind: depth"), "kind"),
         (("unit: ms", "unit: fortnights"), "unit"),
         (("unit: ms", "unit: ms, zone: Mars/Olympus"), "Mars/Olympus"),
         (("unit: ms", "unit: ms_since_midnight"), "date"),

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from market_data_pipeline.source.replay.files import detect_layout
-from market_data_pipeline.source.replay.layout import (
-    Format,
-    Layout,
-    PathSpec,
-    SymbolSpec,
-    TimeSpec,
-    load_layout,
-    packaged_layouts,
-    parse_layout,
-)
+from market_data_pipeline.source.replay.layout import Format, Layout, load_layout, packaged_layouts, parse_layout
 from market_data_pipeline.source.replay.source import Progress, ReplaySource
+from market_data_pipeline.source.replay.specs import ContractSpec, EventSpec, PathSpec, SymbolSpec, TimeSpec
 from market_data_pipeline.source.replay.times import TimeUnit
 
 __all__ = [
+    "ContractSpec",
+    "EventSpec",
     "Format",
     "Layout",
     "PathSpec",

@@ -35,6 +35,7 @@ class BadRow:
         reason: What is wrong with it.
         raw: Its beginning, as it stands in the file.
         found_columns: How many columns it has, if that is what is wrong.
+        member: In which of the members that are joined its line counts.
     """
 
     row: int
@@ -42,6 +43,7 @@ class BadRow:
     reason: str
     raw: str
     found_columns: int | None = None
+    member: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

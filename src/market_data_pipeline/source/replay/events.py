@@ -15,8 +15,19 @@ import pyarrow.compute as pc
 from market_data_core.batch import Instrument, unlogged
 from market_data_core.schemas import KIND_FIELDS, Flag, Kind
 from market_data_pipeline.source.replay.blocks import BadRow, Block
+from market_data_pipeline.source.replay.chain import Chain
 from market_data_pipeline.source.replay.files import Part
-from market_data_pipeline.source.replay.times import Bools, Int64s, TimeUnit, Zone, counts_to_utc, iso_to_utc, zone
+from market_data_pipeline.source.replay.layout import Layout, field_of
+from market_data_pipeline.source.replay.times import (
+    Bools,
+    Int64s,
+    TimeUnit,
+    Zone,
+    compact_to_iso,
+    counts_to_utc,
+    iso_to_utc,
+    zone,
+)
 
 Floats = npt.NDArray[np.float64]
 Int32s = npt.NDArray[np.int32]
@@ -28,7 +39,9 @@ UNKNOWN_SYMBOL: Final = "?"
 """The symbol of quarantined rows of files that say the symbol row by row."""
 
 _INT32_MAX: Final = 2**31 - 1
-_SIDES: Final = (("bid_price", "bid_size"), ("ask_price", "ask_size"))
+_PRICES: Final = frozenset({"open", "high", "low", "close", "vwap"})
+_SIZES: Final = frozenset({"volume", "open_interest"})
+_REQUIRED: Final = {Kind.TRADES: ("price", "size"), Kind.BARS: ("open", "high", "low", "close")}
 
 
 class InstrumentTable:
@@ -156,24 +169,36 @@ class Converter:
         self._symbols = symbols
         self._unit = part.layout.time.unit
         named = part.layout.time.zone
-        iso = self._unit is TimeUnit.ISO8601
-        self._zone: Zone | None = zone(named) if named else None if iso else zone("UTC")
-        self._numeric = {f.name for f in KIND_FIELDS[part.layout.kind] if pa.types.is_float64(f.type)}
+        self._zone: Zone | None = zone(named) if named else None if self._unit.is_text else zone("UTC")
+        self._fields = {f.name: f.type for f in KIND_FIELDS[part.layout.kind]}
+        contract = part.layout.contract
+        self._chain = Chain(contract, part.underlying or "") if contract and contract.columns else None
+        self._section = part
         # By text as it stands in the file, so upper-casing and look-ups happen once per text and not once per row.
         self._ids: dict[tuple[str, str], int] = {}
         self.seen: dict[str, dict[str, None]] = {}
         """By vendor, its wanted symbols in the order they came; a vendor without any is there too."""
 
+    def enter(self, section: Part) -> None:
+        """Go on with the next section of a part of several."""
+        self._section = section
+
     def convert(self, block: Block) -> Rows:
         """Return the rows of a block as events and bad rows; rows of unwanted symbols are in neither."""
+        if self._chain:
+            block = self._chain.apply(block)
         table = block.table.combine_chunks()
         refused = _Refused(table.num_rows)
         columns = {n: _only_chunk(table.column(n)) for n in table.column_names}
-        ts_event = self._times(columns["time"], refused)
-        floats = {n: self._floats(n, columns[n], refused) for n in columns if n in self._numeric}
+        ts_event = self._times(columns.get("time"), refused, table.num_rows)
+        numeric = [n for n in columns if self._fields.get(field_of(n)) == pa.float64()]
+        floats = {n: self._floats(n, columns[n], refused) for n in numeric}
+        _refuse_partial(self._layout, floats, refused)
+        _drop_absent(self._layout, floats)
         flags = self._flags(columns, refused, table.num_rows)
         named = self._named(columns, refused, table.num_rows)
-        texts = {n: a for n, a in columns.items() if n in self._layout.columns and n not in floats and n != "flags"}
+        texts = {n: a for n, a in columns.items() if n in self._fields and n not in floats}
+        texts |= self._constants(table.num_rows)
         keep = refused.good()
         order = _order(block, ts_event, keep)
         instrument, wanted = self._instrument(named, keep, table.num_rows)
@@ -193,9 +218,20 @@ class Converter:
             order=order,
         )
 
-    def instrument_of_bad_rows(self) -> int:
-        """Return the instrument that quarantined rows are entered under."""
-        return self._enter(self._layout.vendor, self._part.symbol or UNKNOWN_SYMBOL)
+    def instrument_of_bad_rows(self, section: Part) -> int:
+        """Return the instrument that quarantined rows of a section, or of the whole part, are entered under."""
+        return self._enter(self._layout.vendor, section.symbol or UNKNOWN_SYMBOL)
+
+    # What all rows of the section have in common.
+    def _constants(self, rows: int) -> dict[str, pa.Array]:
+        said: dict[str, str | int | float] = dict(self._layout.constants)
+        contract = self._section.contract
+        if contract and self._layout.kind is Kind.OPTIONS:
+            names = ("underlying", "expiry", "strike", "right")
+            said |= {n: getattr(contract, n) for n in names}
+        if self._layout.kind is Kind.BARS:
+            said["revision"] = 0
+        return {n: pa.repeat(pa.scalar(v, self._fields[n]), rows) for n, v in said.items()}
 
     def _enter(self, vendor: str, symbol: str) -> int:
         return self._instruments.add(
@@ -207,11 +243,15 @@ class Converter:
             )
         )
 
-    def _times(self, column: pa.Array, refused: _Refused) -> Int64s:
+    def _times(self, column: pa.Array | None, refused: _Refused, rows: int) -> Int64s:
+        if column is None:
+            column = pa.repeat(pa.scalar(0, pa.int64()), rows)
         refused.where(_nulls(column), "time is missing")
-        if self._unit is TimeUnit.ISO8601:
-            times, valid, placeless = iso_to_utc(column, zone=self._zone)
-            refused.where(~valid, "time is not ISO 8601, or outside the years 1678 to 2261")
+        if self._unit.is_text:
+            compact = self._unit is TimeUnit.YYYYMMDD_HHMM
+            times, valid, placeless = iso_to_utc(compact_to_iso(column) if compact else column, zone=self._zone)
+            form = "like 20140605 00:00" if compact else "ISO 8601"
+            refused.where(~valid, f"time is not {form}, or outside the years 1678 to 2261")
             refused.where(placeless, "time has no zone, and the layout names none")
             return times
         counts = column.fill_null(0).to_numpy(zero_copy_only=False)
@@ -225,10 +265,11 @@ class Converter:
         missing = _nulls(column) if column.null_count else None
         finite = np.isfinite(values)
         if not finite.all():
-            refused.where(~finite if missing is None else ~finite & ~missing, f"{name} is not a finite number")
-        if missing is not None and self._layout.kind is Kind.TRADES:
+            label = name if name in self._fields else str(self._layout.used[name])
+            refused.where(~finite if missing is None else ~finite & ~missing, f"{label} is not a finite number")
+        if missing is not None and name in _REQUIRED.get(self._layout.kind, ()):
             refused.where(missing, f"{name} is missing")
-        scale = self._layout.price_scale if name.endswith("price") else self._layout.size_scale
+        scale = _scale_of(self._layout, field_of(name))
         return values / 10.0**scale if scale else values
 
     def _flags(self, columns: dict[str, pa.Array], refused: _Refused, rows: int) -> Int32s:
@@ -247,10 +288,13 @@ class Converter:
     def _named(
         self, columns: dict[str, pa.Array], refused: _Refused, rows: int
     ) -> tuple[Int64s, list[tuple[str, str]]] | None:
-        if "symbol" not in columns and "vendor" not in columns:
+        symbol = self._section.symbol or ""
+        if "symbol" not in columns and "vendor" not in columns and (self._symbols is None or symbol in self._symbols):
             return None
+        if self._chain:
+            refused.where(_nulls(columns["symbol"]), "expiry, strike and right name no contract")
         vendors, vendor_codes = _coded(columns.get("vendor"), self._layout.vendor, rows)
-        symbols, symbol_codes = _coded(columns.get("symbol"), self._part.symbol or "", rows)
+        symbols, symbol_codes = _coded(columns.get("symbol"), symbol, rows)
         refused.where(np.array([not s.strip() for s in symbols], np.bool_)[symbol_codes], "symbol is missing")
         codes = vendor_codes * len(symbols) + symbol_codes
         pairs = [(v or self._layout.vendor, s.strip().upper()) for v in vendors for s in symbols]
@@ -262,7 +306,7 @@ class Converter:
     ) -> tuple[Int32s, Int64s | None]:
         if named is None:
             count = rows if keep is None else len(keep)
-            symbol = self._part.symbol or UNKNOWN_SYMBOL
+            symbol = self._section.symbol or UNKNOWN_SYMBOL
             place = self._known((self._layout.vendor, symbol)) if count else 0
             return np.full(count, place, np.int32), None
         codes, pairs = named
@@ -290,14 +334,40 @@ class Converter:
         return self._ids[pair]
 
     def _bad(self, block: Block, refused: _Refused) -> Sequence[BadRow]:
-        if not refused.reasons:
-            return block.bad
         found = list(block.bad)
         for i, reason in refused.reasons.items():
             row = int(block.places[i])
             line, raw = block.describe(row)
             found.append(BadRow(row=row, line=line, reason=reason, raw=raw))
+        if self._section is not self._part:
+            found = [replace(r, member=self._section.member) for r in found]
         return sorted(found, key=lambda r: r.row)
+
+
+def _scale_of(layout: Layout, name: str) -> int:
+    if name in _PRICES or name.endswith("price"):
+        return layout.price_scale
+    return layout.size_scale if name in _SIZES or name.endswith("size") else 0
+
+
+# Events that a row holds side by side are whole or not there, and at least one is.
+def _refuse_partial(layout: Layout, floats: dict[str, Floats], refused: _Refused) -> None:
+    nothing: Bools = np.ones(refused.rows, np.bool_)
+    for i, event in enumerate(layout.events):
+        there = (~np.isnan([floats[f"{i}.{name}"] for name in event.columns])).sum(axis=0)
+        columns = ", ".join(map(str, event.columns.values()))
+        refused.where((there > 0) & (there < len(event.columns)), f"{columns} are not all there")
+        nothing &= there == 0
+    if layout.events:
+        refused.where(nothing, "no prices at all")
+
+
+def _drop_absent(layout: Layout, floats: dict[str, Floats]) -> None:
+    zero = {name: floats[name] == 0 for name in layout.zero_is_absent if name in floats}
+    for name, rows in zero.items():
+        for also in (name, *layout.zero_is_absent[name]):
+            if also in floats:
+                floats[also] = np.where(rows, np.nan, floats[also])
 
 
 def _order(block: Block, ts_event: Int64s, keep: Int64s | None) -> Int64s:
@@ -325,30 +395,3 @@ def _coded(column: pa.Array | None, constant: str, rows: int) -> tuple[list[str]
     names = [name or "" for name in coded.dictionary.to_pylist()]
     codes = pc.fill_null(coded.indices, len(names)).to_numpy(zero_copy_only=False).astype(np.int64)
     return [*names, ""], codes
-
-
-@dataclass(slots=True)
-class TopOfBook:
-    """The side that a one-sided quote row does not carry, remembered from the row that did.
-
-    Attributes:
-        last: Price and size of the bid, then of the ask; NaN while never seen.
-    """
-
-    last: list[float] = field(default_factory=lambda: [np.nan] * 4)
-
-    def fill(self, rows: Rows) -> Rows:
-        """Return the rows with both sides in each; call it with the blocks of a part in order."""
-        count = len(rows.places)
-        if not count:
-            return rows
-        is_bid = (np.nan_to_num(rows.floats["bid_price"]) != 0) | (np.nan_to_num(rows.floats["bid_size"]) != 0)
-        filled: dict[str, Floats] = {}
-        for i, (side, names) in enumerate(zip((is_bid, ~is_bid), _SIDES, strict=True)):
-            # The row, counted from 1, that last carried this side; 0 is what was before this block.
-            carrier = np.maximum.accumulate(np.where(side, np.arange(1, count + 1), 0))
-            for j, name in enumerate(names):
-                known = np.concatenate(([self.last[2 * i + j]], rows.floats[name]))
-                filled[name] = known[carrier]
-                self.last[2 * i + j] = float(filled[name][-1])
-        return replace(rows, floats=filled)

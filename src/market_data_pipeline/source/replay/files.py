@@ -12,11 +12,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, cast
 
 from market_data_core.errors import ConfigurationError, SourceError
+from market_data_pipeline.source.replay.contracts import Contract, check_underlying, contract_in_path
+from market_data_pipeline.source.replay.foreign import owner_of
 from market_data_pipeline.source.replay.layout import Format, Layout, packaged_layouts
 from market_data_pipeline.source.replay.times import midnight_ns
 
@@ -26,19 +28,22 @@ _ENCRYPTED: Final = 0x1  # bit of a zip member's flags
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One sequence of rows: a file, or one member of a zip.
+    """One sequence of rows: a file, one member of a zip, or all members of a zip if its layout joins them.
 
     Attributes:
         path: The file.
-        member: The member's name; None if the file is no zip.
+        member: The member's name; None if the file is no zip, or its members are joined.
         layout: How it is to be read.
         format: Which of the layout's formats it has.
         source_id: ``file:<32 hex digits of the file's SHA-256>[#member]:<layout>``; the member is named if the zip has
             several of them.
         size_bytes: On disk, so compressed where it is.
-        symbol: The symbol of all rows; None if a column says it.
+        symbol: The symbol of all rows; None if they do not have one and the same.
+        underlying: If the symbols are of option contracts, of what.
+        contract: The option contract that all rows are about; None if they are not about one and the same.
         midnight: What `times.midnight_ns` gives for the day in the path; None where the layout needs none.
         modified_ns: The file's time stamp when it was hashed.
+        sections: The members that are joined, by name. Their source ids only say where a line was found.
     """
 
     path: Path
@@ -48,8 +53,11 @@ class Part:
     source_id: str
     size_bytes: int
     symbol: str | None
+    underlying: str | None
+    contract: Contract | None
     midnight: int | None
     modified_ns: int
+    sections: tuple[Part, ...] = ()
 
     @property
     def place(self) -> str:
@@ -106,9 +114,16 @@ def detect_layout(path: str | Path) -> Layout:
     fitting = _fitting(Path(path), _members(Path(path)))
     if len(fitting) == 1:
         return fitting[0]
+    if not fitting:
+        _refuse_foreign(Path(path))
     known = "; ".join(f"{name} ({', '.join(x.files)})" for name, x in packaged_layouts().items())
     problem = f"fits several layouts ({', '.join(x.name for x in fitting)})" if fitting else "fits no known layout"
     raise ConfigurationError(f"{path} {problem}; name one with layout=. Known: {known}")
+
+
+def _refuse_foreign(path: Path) -> None:
+    if owner := owner_of(path):
+        raise ConfigurationError(f"{path} is {owner}; replay reads files that a layout describes")
 
 
 def detected(path: Path) -> bool:
@@ -117,12 +132,12 @@ def detected(path: Path) -> bool:
     Raises:
         SourceError: It is called like a zip of ours and cannot be read.
     """
-    named = any(layout.matches_file(path.name) for layout in packaged_layouts().values())
+    named = any(layout.matches_file(path) for layout in packaged_layouts().values())
     return named and bool(_fitting(path, _members(path)))
 
 
 def _fitting(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[Layout]:
-    by_name = [layout for layout in packaged_layouts().values() if layout.matches_file(path.name)]
+    by_name = [layout for layout in packaged_layouts().values() if layout.matches_file(path)]
     if path.suffix.lower() != ".zip":
         return by_name
     return [x for x in by_name if any(x.matches_member(PurePosixPath(m.filename).name) for m in members)]
@@ -146,6 +161,8 @@ def find_parts(path: Path, layout: Layout | None) -> list[Part]:
         ConfigurationError: No layout fits, or the path lacks the symbol or day that the layout takes from it.
         SourceError: The file cannot be read.
     """
+    if layout is not None:
+        _refuse_foreign(path)
     chosen = layout or detect_layout(path)
     members = _members(path)
     fitting = [m for m in members if chosen.matches_member(PurePosixPath(m.filename).name)]
@@ -160,25 +177,52 @@ def find_parts(path: Path, layout: Layout | None) -> list[Part]:
     parts = []
     entries: Sequence[zipfile.ZipInfo | None] = fitting or [None]
     for info in entries:
-        member = info.filename if info else None
-        if info and info.flag_bits & _ENCRYPTED:
-            raise SourceError(f"{_place(path, member)} is encrypted")
-        place = _place(path.absolute(), member).replace(os.sep, "/")
-        named = f"#{member}" if len(fitting) > 1 else ""
-        parts.append(
-            Part(
-                path=path,
-                member=member,
-                layout=chosen,
-                format=_format(chosen, member or path.name),
-                source_id=f"file:{digest}{named}:{chosen.name}",
-                size_bytes=info.compress_size if info else status.st_size,
-                symbol=_symbol(chosen, place),
-                midnight=_midnight(chosen, place),
-                modified_ns=status.st_mtime_ns,
-            )
-        )
-    return parts
+        named = f"#{info.filename}" if info and (len(fitting) > 1 or chosen.joined) else ""
+        source_id = f"file:{digest}{named}:{chosen.name}"
+        parts.append(_part(path, info, chosen, source_id=source_id, status=status))
+    return [_joined(parts, source_id=f"file:{digest}:{chosen.name}")] if chosen.joined and fitting else parts
+
+
+def _part(path: Path, info: zipfile.ZipInfo | None, layout: Layout, *, source_id: str, status: os.stat_result) -> Part:
+    member = info.filename if info else None
+    if info and info.flag_bits & _ENCRYPTED:
+        raise SourceError(f"{_place(path, member)} is encrypted")
+    place = _place(path.absolute(), member).replace(os.sep, "/")
+    symbol, underlying, contract = _symbol(layout, place), None, None
+    if layout.contract:
+        symbol, underlying = None, symbol or ""
+        check_underlying(underlying, place)
+        if layout.contract.path:
+            contract = contract_in_path(layout.contract, underlying, place)
+            symbol = contract.symbol
+    return Part(
+        path=path,
+        member=member,
+        layout=layout,
+        format=_format(layout, member or path.name),
+        source_id=source_id,
+        size_bytes=info.compress_size if info else status.st_size,
+        symbol=symbol,
+        underlying=underlying,
+        contract=contract,
+        midnight=_midnight(layout, place),
+        modified_ns=status.st_mtime_ns,
+    )
+
+
+def _joined(parts: Sequence[Part], *, source_id: str) -> Part:
+    if len({p.midnight for p in parts}) > 1:
+        raise ConfigurationError(f"{parts[0].path} is of several days; layout {parts[0].layout.name} joins its members")
+    return replace(
+        parts[0],
+        member=None,
+        source_id=source_id,
+        size_bytes=sum(p.size_bytes for p in parts),
+        symbol=None,
+        underlying=None,
+        contract=None,
+        sections=tuple(parts),
+    )
 
 
 def _digest(path: Path) -> str:
@@ -232,7 +276,9 @@ class PartBytes:
 
     def __init__(self, part: Part) -> None:
         self._part = part
+        self._place = part.place
         self._stack = ExitStack()
+        self._archive: zipfile.ZipFile | None = None
         self._read_bytes = 0
         self.consumed_bytes = 0
         with translated(part.place), ExitStack() as stack:
@@ -243,26 +289,40 @@ class PartBytes:
             self._stack = stack.pop_all()
 
     def _open(self, stack: ExitStack) -> tuple[int, IO[bytes]]:
-        if self._part.member is not None:
-            archive = stack.enter_context(zipfile.ZipFile(self._raw))
-            info = archive.getinfo(self._part.member)
-            return info.file_size, stack.enter_context(archive.open(info))
+        members = [p.member for p in self._part.sections or (self._part,) if p.member is not None]
+        if members:
+            self._archive = archive = stack.enter_context(zipfile.ZipFile(self._raw))
+            whole_bytes = sum(archive.getinfo(m).file_size for m in members)
+            return whole_bytes, stack.enter_context(archive.open(members[0]))
         if self._part.path.suffix.lower() == ".gz":
             unpacking = gzip.GzipFile(fileobj=self._raw)
             stack.callback(unpacking.close)
             return 0, cast("IO[bytes]", unpacking)
         return 0, self._raw
 
+    def enter(self, section: Part) -> None:
+        """Go to the start of one of the part's sections.
+
+        Raises:
+            SourceError: It cannot be read.
+        """
+        if self._archive is None or section.member is None:
+            raise SourceError(f"{self._part.place} has no sections")
+        self._place = section.place
+        with translated(self._place):
+            self._stream.close()
+            self._stream = self._archive.open(section.member)
+
     def read(self, size_bytes: int) -> bytes:
         """Return so many bytes, fewer only at the end."""
-        with translated(self._part.place):
+        with translated(self._place):
             pieces = []
             while size_bytes > 0 and (piece := self._stream.read(size_bytes)):
                 pieces.append(piece)
                 size_bytes -= len(piece)
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._read_bytes += len(data)
-        if self._part.member is None:
+        if self._archive is None:
             self.consumed_bytes = min(self._raw.tell(), self._part.size_bytes)
         else:
             # A zip does not say how far it is into a member, so compression is taken as even.
@@ -286,4 +346,6 @@ class PartBytes:
 
     def close(self) -> None:
         """Close the file. May be called twice."""
+        if self._archive is not None:
+            self._stream.close()
         self._stack.close()

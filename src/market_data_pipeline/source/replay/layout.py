@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal, Self
 
+import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from market_data_core.batch import DEFAULT_DECIMALS
 from market_data_core.errors import ConfigurationError
-from market_data_core.schemas import KIND_FIELDS, Kind
-from market_data_pipeline.source.replay.times import TimeUnit, zone
-
-Column = str | int
-"""A column of a file: its name, or its place counted from 0."""
+from market_data_core.schemas import KIND_FIELDS, Kind, interval_ns
+from market_data_pipeline.source.replay.specs import (
+    CONTRACT_PARTS,
+    Column,
+    ContractSpec,
+    EventSpec,
+    PathSpec,
+    Spec,
+    SymbolSpec,
+    TimeSpec,
+)
 
 NEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
     Kind.TRADES: ("price", "size"),
     Kind.QUOTES: ("bid_price", "ask_price"),
+    Kind.BARS: ("interval", "what", "session", "source", "open", "high", "low", "close"),
+    Kind.OPTIONS: (),
 }
-"""The columns of each kind that a layout must name."""
+"""What a layout must say of each kind: the file's columns, or constants."""
+
+_PLATFORMS_OWN: Final = frozenset({"revision", "ts_known", "reason"})  # of bars; no file has a say in them
+_PRICE_TYPES: Final = ("TRADES", "BID", "ASK", "MIDPOINT")
 
 
 class Format(StrEnum):
@@ -37,100 +49,36 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TimeSpec(_Spec):
-    """Where a row's time stands and how to read it.
-
-    Attributes:
-        column: The column.
-        unit: How it is written.
-        zone: IANA name, ``UTC`` or an offset such as ``UTC-05:00``. Counts without one are UTC; ISO 8601 texts without
-            an offset need one and are quarantined otherwise.
-    """
-
-    column: Column
-    unit: TimeUnit
-    zone: str | None = None
-
-    @field_validator("zone")
-    @classmethod
-    def _known(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                zone(value)
-            except ConfigurationError as exc:
-                raise ValueError(exc.message) from exc
-        return value
-
-
-class PathSpec(_Spec):
-    """Something read from a file's absolute path (with ``/`` and, in a zip, the member's name at the end).
-
-    Attributes:
-        path: Regular expressions with one group; the first that is found gives the value.
-    """
-
-    path: tuple[str, ...] = ()
-
-    @field_validator("path")
-    @classmethod
-    def _one_group(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in value:
-            try:
-                groups = re.compile(pattern).groups
-            except re.error as exc:
-                raise ValueError(f"{pattern!r} is not a regular expression: {exc}") from exc
-            if groups != 1:
-                raise ValueError(f"{pattern!r} has {groups} groups, needed is one")
-        return value
-
-    def find(self, place: str) -> str | None:
-        """Return what the path says, or None."""
-        found = (re.search(pattern, place) for pattern in self.path)
-        return next((m[1] for m in found if m and m[1]), None)
-
-
-class SymbolSpec(PathSpec):
-    """Where a row's symbol comes from: exactly one of a column, the path, or one and the same for all.
-
-    Attributes:
-        column: The column.
-        constant: The symbol.
-    """
-
-    column: Column | None = None
-    constant: str | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.column is not None) + bool(self.path) + bool(self.constant) != 1:
-            raise ValueError("exactly one of column, path and constant is needed")
-        return self
-
-
-class Layout(_Spec):
+class Layout(Spec):
     """A declared file layout.
 
     Attributes:
         name: Part of the identity of what is read: changing what a layout means asks for another name.
         vendor: Whose data it is.
-        kind: What a row is: ``trades`` or ``quotes``.
+        kind: What a row is: ``trades``, ``quotes``, ``bars`` (``ts_event`` is their start) or ``options``.
         format: One or several; a file's name says which.
-        files: Name patterns that files of this layout have, such as ``*_trade.zip``.
+        files: Name patterns that files of this layout have, such as ``*_trade.zip``; one with a ``/`` is a pattern of
+            the whole absolute path, and its ``*`` spans folders.
         members: Name patterns of the parts of a zip; empty means any that ends in a format's name.
+        joined: The members of a zip are one sequence, one behind the other by name, and not a sequence each. For zips
+            with very many small ones; ``order: time`` laces them.
         header: Whether the first line names the columns (CSV).
         delimiter: Between columns (CSV).
         quote: Around texts; None if a quote is a character like any other (CSV).
         fields: The file's columns in order, where no header says so (CSV).
         time: The event's time.
         date: Where the day stands in the path, for times that count from midnight.
-        symbol: The instrument.
+        symbol: The instrument; with `contract`, the underlying.
+        contract: Which option contract of the underlying a row is about. Its symbol is then the 21 characters of the
+            options clearing house: ``AAPL  140621C00095000``.
         vendor_column: A column that says the vendor row by row; `vendor` stands where it is empty.
         columns: The platform's column name to the file's; ``flags`` may be one.
         optional: Those of the platform's columns that a file may lack.
+        constants: Texts that all rows have, such as ``interval: 1m``.
+        events: The events that every row holds side by side, such as the bar of bids and the bar of asks, in the order
+            in which they are given. One of which all columns are empty is not there; one of which only some are makes
+            the row a bad one, and so do columns that are empty for all.
+        zero_is_absent: By column, those that are null with it where the file has 0 in it because it has no value.
         suspicious: A column that is not 0 where the vendor itself doubts the row.
         price_scale: Prices are divided by ten to this.
         size_scale: Sizes are divided by ten to this.
@@ -144,10 +92,11 @@ class Layout(_Spec):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     vendor: str = Field(min_length=1)
-    kind: Literal[Kind.TRADES, Kind.QUOTES]
+    kind: Literal[Kind.TRADES, Kind.QUOTES, Kind.BARS, Kind.OPTIONS]
     format: tuple[Format, ...] = Field(min_length=1)
     files: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
+    joined: bool = False
     header: bool = True
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     quote: str | None = Field(default='"', min_length=1, max_length=1)
@@ -155,9 +104,13 @@ class Layout(_Spec):
     time: TimeSpec
     date: PathSpec = PathSpec()
     symbol: SymbolSpec
+    contract: ContractSpec | None = None
     vendor_column: Column | None = None
-    columns: dict[str, Column]
+    columns: dict[str, Column] = Field(default_factory=dict)
     optional: frozenset[str] = frozenset()
+    constants: dict[str, str] = Field(default_factory=dict)
+    events: tuple[EventSpec, ...] = ()
+    zero_is_absent: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     suspicious: Column | None = None
     price_scale: int = Field(default=0, ge=0, le=18)
     size_scale: int = Field(default=0, ge=0, le=18)
@@ -173,23 +126,66 @@ class Layout(_Spec):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        known = {f.name for f in KIND_FIELDS[self.kind]} | {"flags"}
-        if unknown := sorted(set(self.columns) - known):
-            raise ValueError(f"columns: {self.kind} have no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-        if missing := sorted(set(NEEDED[self.kind]) - set(self.columns)):
-            raise ValueError(f"columns: {', '.join(missing)} must be named")
-        if stray := sorted(self.optional - (set(self.columns) - set(NEEDED[self.kind]))):
-            raise ValueError(f"optional: {', '.join(stray)} cannot be")
+        self._check_columns()
         if self.time.unit.since_midnight and not self.date.path:
             raise ValueError("date: times since midnight need the day from the path")
         if not self.delimiter.isascii() or not (self.quote or "'").isascii() or self.delimiter in f"\r\n{self.quote}":
             raise ValueError("delimiter and quote must be different ASCII characters, the delimiter no line end")
         self._check_places()
+        self._check_constants()
+        self._check_contract()
+        if self.joined and (Format.PARQUET in self.format or self.symbol.column is not None):
+            raise ValueError("joined: is for text, and a symbol from the path or constant")
         if self.one_side and not {"bid_size", "ask_size"} <= set(self.columns) - self.optional:
             raise ValueError("one_side: which side a row carries is told by sizes too; they must be named")
-        if self.one_side and (self.kind is not Kind.QUOTES or self.symbol.column is not None):
+        if self.one_side and (self.kind is not Kind.QUOTES or self.symbol.column is not None or self.events):
             raise ValueError("one_side: is for quotes, and a symbol from the path or constant")
         return self
+
+    def _check_columns(self) -> None:
+        types = {f.name: f.type for f in KIND_FIELDS[self.kind] if f.name not in _PLATFORMS_OWN}
+        common = {*self.columns, *self.constants}
+        own: list[set[str]] = [{*e.columns, *e.constants} for e in self.events]
+        ever, always = set[str]().union(*own), own[0].intersection(*own[1:]) if own else set[str]()
+        known = {*types, "flags"} - ({"underlying", *CONTRACT_PARTS} if self.contract else set())
+        if unknown := sorted((common | ever) - known):
+            raise ValueError(f"columns: {self.kind} have no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        if missing := sorted(set(NEEDED[self.kind]) - common - always):
+            raise ValueError(f"columns: {', '.join(missing)} must be named")
+        if stray := sorted(self.optional - (set(self.columns) - set(NEEDED[self.kind]))):
+            raise ValueError(f"optional: {', '.join(stray)} cannot be")
+        if twice := sorted(common & ever) or sorted(set(self.columns) & set(self.constants)):
+            raise ValueError(f"columns: {', '.join(twice)} said twice")
+        if no_number := sorted(n for e in self.events for n in e.columns if types.get(n) != pa.float64()):
+            raise ValueError(f"events: {', '.join(no_number)} is no number")
+        numbers = {n for n in self.columns if types.get(n) == pa.float64()}
+        if strange := sorted({*self.zero_is_absent, *chain(*self.zero_is_absent.values())} - numbers):
+            raise ValueError(f"zero_is_absent: {', '.join(strange)} is no number here")
+
+    def _check_constants(self) -> None:
+        types = {f.name: f.type for f in KIND_FIELDS[self.kind]}
+        for name, text in chain(self.constants.items(), *(e.constants.items() for e in self.events)):
+            if types.get(name) != pa.string():
+                raise ValueError(f"constants: {name} is no text")
+            if name == "what" and text not in _PRICE_TYPES:
+                raise ValueError(f"constants: what is {text!r}, not one of {', '.join(_PRICE_TYPES)}")
+            if name == "interval":
+                try:
+                    interval_ns(text)
+                except ConfigurationError as exc:
+                    raise ValueError(f"constants: {exc.message}") from exc
+
+    def _check_contract(self) -> None:
+        if self.kind is Kind.OPTIONS and self.contract is None:
+            raise ValueError("contract: options need one")
+        if self.contract is None:
+            return
+        if self.symbol.column is not None or self.vendor_column is not None:
+            raise ValueError("contract: the underlying comes from the path or is constant, and the vendor is")
+        if self.contract.columns and self.kind is not Kind.OPTIONS:
+            raise ValueError("contract: columns of it are for options")
+        if self.contract.underlying_row and "last_price" not in self.columns:
+            raise ValueError("contract: underlying_row needs a column last_price")
 
     def _check_places(self) -> None:
         if not self.header and Format.CSV in self.format and not self.fields:
@@ -204,24 +200,36 @@ class Layout(_Spec):
 
     @property
     def used(self) -> dict[str, Column]:
-        """What is read of a file: our column names, ``time``, ``symbol``, ``vendor``, ``suspicious``; to the file's."""
+        """What is read of a file: our names to the file's.
+
+        Besides columns of the kind there are ``time``, ``symbol``, ``vendor`` and ``suspicious``; those that only the
+        n-th of several events in a row has are called ``n.open`` and so on.
+        """
         extra = {
             "time": self.time.column,
             "symbol": self.symbol.column,
             "vendor": self.vendor_column,
             "suspicious": self.suspicious,
         }
-        return {**self.columns, **{k: v for k, v in extra.items() if v is not None}}
+        contract = self.contract.columns if self.contract else {}
+        events = {f"{i}.{n}": c for i, event in enumerate(self.events) for n, c in event.columns.items()}
+        return {**self.columns, **contract, **events, **{k: v for k, v in extra.items() if v is not None}}
 
-    def matches_file(self, name: str) -> bool:
-        """Return whether a file of that name (without folders) may be of this layout."""
-        return any(fnmatchcase(name, pattern) for pattern in self.files)
+    def matches_file(self, path: str | PurePath) -> bool:
+        """Return whether a file of that path may be of this layout."""
+        name, whole = PurePath(path).name, Path(path).absolute().as_posix()
+        return any(fnmatchcase(whole if "/" in pattern else name, pattern) for pattern in self.files)
 
     def matches_member(self, name: str) -> bool:
         """Return whether a member of a zip, by its name without folders, is of this layout."""
         if self.members:
             return any(fnmatchcase(name, pattern) for pattern in self.members)
         return any(name.lower().endswith("." + f) for f in self.format)
+
+
+def field_of(name: str) -> str:
+    """Return which column of its kind one of `Layout.used` is."""
+    return name.rpartition(".")[2]
 
 
 def parse_layout(text: str, *, where: str) -> Layout:

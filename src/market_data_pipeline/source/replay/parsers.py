@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from market_data_core.errors import SourceError
+from market_data_core.schemas import KIND_FIELDS
 from market_data_pipeline.source.replay.files import Part
-from market_data_pipeline.source.replay.layout import Layout
-from market_data_pipeline.source.replay.times import TimeUnit
+from market_data_pipeline.source.replay.layout import Layout, field_of
 
 RAW_CHARS: Final = 500
 """How much of a refused row is kept."""
@@ -37,16 +37,10 @@ class Unparsable(Exception):
 
 def types_of(layout: Layout) -> dict[str, pa.DataType]:
     """Return the Arrow type that each of `Layout.used` is read as."""
-    types: dict[str, pa.DataType] = {}
-    for ours in layout.used:
-        if ours in {"flags", "suspicious"}:
-            types[ours] = pa.int64()
-        elif ours == "time":
-            types[ours] = pa.string() if layout.time.unit is TimeUnit.ISO8601 else pa.int64()
-        else:
-            floating = ours.endswith(("price", "size"))
-            types[ours] = pa.float64() if floating else pa.string()
-    return types
+    of_kind = {f.name: pa.int64() if pa.types.is_integer(f.type) else f.type for f in KIND_FIELDS[layout.kind]}
+    of_kind |= {"flags": pa.int64(), "suspicious": pa.int64()}
+    of_kind["time"] = pa.string() if layout.time.unit.is_text else pa.int64()
+    return {ours: of_kind.get(field_of(ours), pa.string()) for ours in layout.used}
 
 
 def locate(part: Part, names: Sequence[str]) -> dict[str, int]:

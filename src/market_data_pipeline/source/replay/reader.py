@@ -13,11 +13,13 @@ from market_data_core.batch import SourceBatch, unlogged
 from market_data_core.errors import SourceError
 from market_data_core.protocols import END_OF_TIME_NS, Mark
 from market_data_core.schemas import Flag, Kind
-from market_data_pipeline.source.replay.blocks import BadRow, read_text
+from market_data_pipeline.source.replay.blocks import BadRow, Block, read_text
 from market_data_pipeline.source.replay.columnar import read_parquet
-from market_data_pipeline.source.replay.events import NO_TIME, Converter, InstrumentTable, Rows, TopOfBook, sort_by_time
+from market_data_pipeline.source.replay.events import NO_TIME, Converter, InstrumentTable, Rows, sort_by_time
+from market_data_pipeline.source.replay.fanout import FanOut
 from market_data_pipeline.source.replay.files import Part, PartBytes
 from market_data_pipeline.source.replay.layout import Format
+from market_data_pipeline.source.replay.sides import TopOfBook
 from market_data_pipeline.source.replay.times import Int64s
 
 _WRONG_ROWS: Final = 100  # so many bad rows at the start mean that the layout is wrong, not the rows
@@ -36,7 +38,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Rows of a part, ready to be cut anywhere.
+    """Rows of a part, ready to be cut anywhere; where rows hold several events, each of these counts as a row.
 
     Attributes:
         first_row: Of the part, where it begins.
@@ -86,6 +88,7 @@ class PartReader:
         self._source = PartBytes(part)
         self._chunks = self._read(block_bytes)
         self._latest = NO_TIME
+        self._sections = {s.member: s for s in part.sections}
 
     def next_chunk(self) -> Chunk | None:
         """Return the next rows, or None at the end.
@@ -156,13 +159,14 @@ class PartReader:
     def _quarantine(self, chunk: Chunk, bad: list[BadRow], batch_rows: int) -> Iterator[tuple[SourceBatch, int]]:
         for first in range(0, len(bad), batch_rows):
             rows = bad[first : first + batch_rows]
+            sections = [self._sections.get(r.member, self.part) for r in rows]
             key = chunk.key[[r.row for r in rows]]
             columns = {
-                "instrument": np.full(len(rows), self._converter.instrument_of_bad_rows(), np.int32),
+                "instrument": np.array([self._converter.instrument_of_bad_rows(s) for s in sections], np.int32),
                 "ts_event": np.where(key == NO_TIME, 0, key),
                 "flags": np.full(len(rows), Flag.TS_EVENT_SYNTHETIC, np.int32),
                 "kind": [str(self.part.layout.kind)] * len(rows),
-                "source_id": [self.part.source_id] * len(rows),
+                "source_id": [s.source_id for s in sections],
                 "line": [r.line for r in rows],
                 "reason": [r.reason for r in rows],
                 "raw": [r.raw for r in rows],
@@ -180,14 +184,16 @@ class PartReader:
         )
 
     def _read(self, block_bytes: int) -> Generator[Chunk, None, None]:
-        book = TopOfBook() if self.part.layout.one_side else None
-        sorted_whole = self.part.layout.order == "time"
+        layout = self.part.layout
+        book = TopOfBook() if layout.one_side else None
+        fan_out = FanOut(layout.events) if layout.events else None
         blocks = self._converted(block_bytes)
-        if sorted_whole:
+        if layout.order == "time":
             whole = list(blocks)
             blocks = iter([sort_by_time(whole)] if whole else [])
-        for rows in blocks:
-            yield self._chunk(book.fill(rows) if book else rows)
+        for block in blocks:
+            rows = book.fill(block) if book else block
+            yield self._chunk(fan_out.apply(rows) if fan_out else rows)
         self._counts.files_done += 1
         self._counts.files_empty += self.rows == 0
 
@@ -195,13 +201,7 @@ class PartReader:
         # Rows that are bad one and all from the start on are a wrong layout: until that is decided nothing is given.
         held: list[Rows] = []
         undecided: list[BadRow] | None = []
-        parquet = self.part.format is Format.PARQUET
-        blocks = (
-            read_parquet(self.part, self._source)
-            if parquet
-            else read_text(self.part, self._source, block_bytes=block_bytes)
-        )
-        for block in blocks:
+        for block in self._blocks(block_bytes):
             rows = self._converter.convert(block)
             self._counts.rows_read += rows.rows
             self._counts.rows_rejected += len(rows.bad)
@@ -219,6 +219,17 @@ class PartReader:
         if undecided and all(r.found_columns is not None for r in undecided):
             self._refuse(undecided)
         yield from held
+
+    def _blocks(self, block_bytes: int) -> Iterator[Block]:
+        if self.part.format is Format.PARQUET:
+            yield from read_parquet(self.part, self._source)
+            return
+        if not self.part.sections:
+            yield from read_text(self.part, self._source, block_bytes=block_bytes)
+        for section in self.part.sections:
+            self._source.enter(section)
+            self._converter.enter(section)
+            yield from read_text(section, self._source, block_bytes=block_bytes)
 
     def _refuse(self, bad: list[BadRow]) -> NoReturn:
         layout = self.part.layout

@@ -19,6 +19,7 @@ from market_data_core.protocols import Mark
 from market_data_core.schemas import Origin
 from market_data_pipeline.source.replay.events import NO_TIME, InstrumentTable
 from market_data_pipeline.source.replay.files import Part, detected, expand, find_parts
+from market_data_pipeline.source.replay.foreign import owner_of
 from market_data_pipeline.source.replay.layout import Layout, load_layout
 from market_data_pipeline.source.replay.merge import Item, Merge
 from market_data_pipeline.source.replay.reader import Counts, first_time
@@ -56,10 +57,11 @@ class Progress:
 
 
 class ReplaySource:
-    """Recorded trades and quotes, from files of any declared layout, as a `BatchSource` that can wait.
+    """Recorded market data, from files of any declared layout, as a `BatchSource` that can wait.
 
-    Every file (or member of a zip) is a sequence of its own, named by its content, in which an event's number is its
-    row; rows that are quarantined or not wanted count. Behind its last row come the marks that close it.
+    Every file (or member of a zip, or zip of joined members) is a sequence of its own, named by its content, in which
+    an event's number is its row; rows that are quarantined or not wanted count, and where rows hold several events
+    side by side each row takes as many numbers. Behind its last row come the marks that close it.
 
     Args:
         paths: Files, folders and globs. Plain, ``.gz`` and ``.zip``.
@@ -157,7 +159,7 @@ class ReplaySource:
             for path in self._paths:
                 for part in self._find(path):
                     twin = found.setdefault(part.source_id, part)
-                    moved = (twin.symbol, twin.midnight) != (part.symbol, part.midnight)
+                    moved = _seat(twin) != _seat(part)
                     if moved and first_time(part) != NO_TIME:
                         raise ConfigurationError(
                             f"{twin.place} and {part.place} hold the same bytes, but their paths say "
@@ -172,12 +174,13 @@ class ReplaySource:
         return self._symbols is None or part.symbol is None or part.symbol in self._symbols
 
     def _find(self, path: str | Path) -> Iterator[Part]:
-        files, named = expand(path)
+        all_files, named = expand(path)
+        files = all_files
         if not named:
-            files = [f for f in files if (self._layout.matches_file(f.name) if self._layout else detected(f))]
+            files = [f for f in files if (self._layout.matches_file(f) if self._layout else detected(f))]
             if not files:
                 what = f"layout {self._layout.name}" if self._layout else "any known layout"
-                raise ConfigurationError(f"no file at {str(path)!r} is of {what}")
+                raise ConfigurationError(f"no file at {str(path)!r} is of {what}{_others(all_files)}")
         for file in files:
             yield from find_parts(file, self._layout)
 
@@ -233,6 +236,15 @@ class ReplaySource:
         """Stop giving events and release what the source holds. May be called twice."""
         for run in tuple(self._runs):
             await run.close()
+
+
+# What of a part's identity is not in its bytes.
+def _seat(part: Part) -> tuple[str | None, str | None, int | None]:
+    return part.symbol, part.underlying, part.midnight
+
+
+def _others(files: Sequence[Path]) -> str:
+    return next((f"; {f.name} is {owner}" for f in files if (owner := owner_of(f))), "")
 
 
 # One call of `batches`: the thread that reads, and what it has read but not handed over.

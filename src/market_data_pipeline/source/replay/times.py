@@ -26,6 +26,7 @@ _DAY_NS: Final = 24 * _HOUR_NS
 _LIMIT_NS: Final = 2**63 - 1 - 2 * _DAY_NS  # room for a zone's offset without overflow
 _FIXED = re.compile(r"^UTC([+-])(\d{2}):(\d{2})$")
 _ISO = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d(:?\d\d)?)?$"
+_COMPACT = r"^(\d{4})(\d{2})(\d{2}) (\d{2}:\d{2})$"
 _ISO_OFFSET = r"(Z|[T ].*[+-]\d\d(:?\d\d)?)$"
 
 
@@ -41,11 +42,18 @@ class TimeUnit(StrEnum):
     MS_SINCE_MIDNIGHT = "ms_since_midnight"
     S_SINCE_MIDNIGHT = "s_since_midnight"
     ISO8601 = "iso8601"
+    YYYYMMDD_HHMM = "yyyymmdd_hhmm"
+    DAY = "day"
 
     @property
     def since_midnight(self) -> bool:
         """True if the day is not in the value but in the file's name."""
-        return self.value.endswith("_since_midnight")
+        return self is TimeUnit.DAY or self.value.endswith("_since_midnight")
+
+    @property
+    def is_text(self) -> bool:
+        """True if the value is no count."""
+        return self in {TimeUnit.ISO8601, TimeUnit.YYYYMMDD_HHMM}
 
     @property
     def unit_ns(self) -> int:
@@ -191,6 +199,12 @@ def iso_to_utc(texts: pa.Array, *, zone: Zone | None) -> tuple[Int64s, Bools, Bo
         valid[rows] = good
     placeless = naive & valid if zone is None else np.zeros(len(texts), np.bool_)
     return times, valid, placeless
+
+
+def compact_to_iso(texts: pa.Array) -> pa.Array:
+    """Return texts like ``20140605 00:00`` as ISO 8601, anything else as null."""
+    fits = pc.match_substring_regex(texts, _COMPACT)
+    return pc.if_else(fits, pc.replace_substring_regex(texts, _COMPACT, r"\1-\2-\3T\4"), None)
 
 
 def _as_bools(values: pa.Array) -> Bools:
