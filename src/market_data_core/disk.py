@@ -63,16 +63,19 @@ def make_dirs(path: Path) -> None:
     sync_dir(path.parent)
 
 
-def write_atomic(path: Path, content: bytes, *, written: Callable[[], None] | None = None) -> None:
+def write_atomic(path: Path, content: bytes, *, written: Callable[[], None] | None = None, mode: int = 0o644) -> None:
     """Replace a file so that after any crash it holds either the old bytes or the new ones, whole.
 
     Args:
         path: The file; its folder exists.
         content: The new bytes.
         written: Called when the new bytes are durable but do not have their name yet.
+        mode: Who may read and write the file, from its first byte on.
     """
     temporary = path.with_name(path.name + ".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    if mode & 0o077 == 0:
+        temporary.unlink(missing_ok=True)  # one that a crash left behind would keep the mode it was made with
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         view = memoryview(content)
         while view:
