@@ -245,6 +245,10 @@ class Store(Protocol):
         """
         ...
 
+    def written(self) -> frozenset[str]:
+        """Return the names of the tables that anything was ever committed to; costs little."""
+        ...
+
     def ticks(self, kind: Kind, vendor: str, symbol: str, *, start_ns: int, end_ns: int, below_seq: int) -> pa.Table:
         """Return stored events of one instrument in ``[start_ns, end_ns)`` by ``ts_event`` with ``seq < below_seq``.
 

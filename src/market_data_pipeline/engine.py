@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from market_data_core.clock import Clock, SystemClock
-from market_data_core.errors import LogError, LogLocked
+from market_data_core.errors import LogError, LogLocked, MarketDataError, PipelineError
 from market_data_core.protocols import BatchSource, Gap
 from market_data_pipeline.capture import Capture, CaptureSettings, GapListener, SourceStatus
+from market_data_pipeline.compiler import SinkDef
 from market_data_pipeline.consumers import ConsumerSettings, HostStatus
 from market_data_pipeline.consumers.host import Standing, resume_offsets
+from market_data_pipeline.consumers.model import CONFIGURATION
+from market_data_pipeline.dag import GraphSpec
 from market_data_pipeline.locks import lock_file, unlock
 from market_data_pipeline.log import LogSettings, LogWriter
 from market_data_pipeline.pipelines import BarsConfig
@@ -35,6 +39,8 @@ class EngineSettings:
         store_root: The store; by default the folder ``lake`` in `data_dir`.
         tenant: Whose tables.
         bars: Which bars to make.
+        graph: What to run instead, as `GraphSpec.to_json` gives it with its secrets.
+        sinks: What the graph's sinks stand for, by name.
         consumers: In threads of this process, or in a process of their own, which costs memory and keeps capture's
             latency free of theirs.
         trim_s: How often segments nobody needs are let go.
@@ -45,6 +51,8 @@ class EngineSettings:
     store_root: str | None = None
     tenant: str = "default"
     bars: tuple[BarsConfig, ...] = (BarsConfig(),)
+    graph: str = ""
+    sinks: Mapping[str, SinkDef] = field(default_factory=dict)
     consumers: Literal["process", "thread"] = "thread"
     log: LogSettings = field(default_factory=LogSettings)
     capture: CaptureSettings = field(default_factory=CaptureSettings)
@@ -60,6 +68,8 @@ class EngineSettings:
             store_root=self.store_root or str(self.data_dir / "lake"),
             tenant=self.tenant,
             bars=self.bars,
+            graph=self.graph,
+            sinks={name: {"sink": s.sink, "params": dict(s.params)} for name, s in self.sinks.items()},
             settings=self.commit,
             maintenance_s=self.maintenance_s,
         )
@@ -69,6 +79,9 @@ class _Runs(Protocol):
     def open(self) -> Standing: ...
     def start(self) -> None: ...
     def status(self) -> HostStatus: ...
+    def prepare(self, config: ConsumersConfig, change: str) -> None: ...
+    def apply(self, *, at: int, covers: Mapping[str, int], timeout_s: float) -> dict[str, list[str]]: ...
+    def cancel(self) -> None: ...
     def stop(self, *, drain_to: int | None, timeout_s: float) -> list[str]: ...
     def close(self) -> None: ...
 
@@ -159,6 +172,56 @@ class Engine:
     def resume_offsets(self) -> dict[str, int]:
         """Return, by source id, from where a source that is added now would go on."""
         return resume_offsets(self.log.sources(), self._covers)
+
+    def prepare(self, *, graph: str, sinks: Mapping[str, SinkDef] | None = None) -> None:
+        """Find out whether other consumers could be run; changes nothing.
+
+        Raises:
+            ConfigurationError: What is wrong with them.
+        """
+        self._consumers.prepare(replace(self.settings, graph=graph, sinks=sinks or {}).consumers_config(), "")
+
+    def reconfigure(
+        self, *, graph: str, sinks: Mapping[str, SinkDef] | None = None, version: str = "", timeout_s: float = 10.0
+    ) -> dict[str, list[str]]:
+        """Run other consumers from here on, without losing an event; all of them, or nothing is changed.
+
+        The log records which configuration begins where, so what comes out stays a function of the log. Not to be
+        called by two threads at once.
+
+        Args:
+            graph: What to run, as in `EngineSettings`.
+            sinks: What its sinks stand for.
+            version: Names the configuration on record.
+            timeout_s: How long the consumers that change may take for what is logged already.
+
+        Returns:
+            Names of consumers, as `ConsumerHost.apply`.
+
+        Raises:
+            ConfigurationError: What is wrong with it.
+            PipelineError: Consumers did not get there in time; all go on as before, and the log says so.
+        """
+        settings, change = replace(self.settings, graph=graph, sinks=sinks or {}), uuid.uuid4().hex
+        self._consumers.prepare(settings.consumers_config(), change)
+        covers = self.log.sources()
+        at = self._record_configuration(settings, version, change)
+        try:
+            if not self.log.wait_durable(at, timeout_s):
+                self._consumers.cancel()
+                raise PipelineError(f"all goes on as before: {self.log.status.problem or 'the log is slow'}")
+            done = self._consumers.apply(at=at, covers=covers, timeout_s=timeout_s)
+        except MarketDataError:
+            self._record_configuration(self.settings, "", "")
+            raise
+        self.settings = settings
+        return done
+
+    def _record_configuration(self, settings: EngineSettings, version: str, change: str) -> int:
+        graph = GraphSpec.from_json(settings.graph).to_json() if settings.graph else ""
+        series = [asdict(b) for b in settings.bars]
+        detail = {"version": version, "change": change, "bars": series, "graph": graph}
+        return self.log.control(CONFIGURATION, detail) + 1
 
     def wait_stored(self, end: int, timeout_s: float) -> bool:
         """Wait until everything below a position is in the store; False when the time ran out first."""

@@ -93,6 +93,11 @@ def iter_events(
         yield build(ts_event, symbol=symbols[instrument], meta=meta, **dict(zip(fields, values, strict=True)))
 
 
+def has_events(kind: Kind) -> bool:
+    """Return whether `iter_events` has values for events of a kind."""
+    return kind in _SHAPES
+
+
 async def stream_events(source: BatchSource, clock: Clock) -> AsyncGenerator[Event, None]:
     """Give what a source gives one by one, from its first event on.
 

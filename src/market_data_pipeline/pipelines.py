@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from market_data_core.protocols import Operator
@@ -11,7 +12,8 @@ from market_data_core.schemas import Kind
 from market_data_pipeline.consumers import ConsumerSpec
 from market_data_pipeline.operators import Bars, Dedupe, TickHistory, Validate
 
-RAW_KINDS = frozenset({Kind.QUOTES, Kind.TRADES, Kind.BARS, Kind.QUARANTINE})
+RAW_KINDS = frozenset(set(Kind) - {Kind.CONTROL, Kind.TAQ})
+"""What sources can give."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +44,19 @@ class BarsConfig:
         return f"bars-{self.what.lower()}-{self.interval}"
 
 
-def raw(*, config: str = "") -> ConsumerSpec:
+def raw() -> ConsumerSpec:
     """Return the consumer that stores everything as it came, with flags, and what had to be quarantined."""
     return ConsumerSpec(
         name="raw",
         kinds=RAW_KINDS,
         operators=lambda: [Validate()],
         routes={k: str(k) for k in RAW_KINDS},
-        config=config,
     )
 
 
-def bars(settings: BarsConfig, *, history: TickHistory | None, config: str = "") -> ConsumerSpec:
+def bars(settings: BarsConfig, *, history: TickHistory | None) -> ConsumerSpec:
     """Return the consumer that makes and stores one series of bars."""
+    usual = BarsConfig(interval=settings.interval, what=settings.what)
 
     def operators() -> Sequence[Operator]:
         made: list[Any] = [Validate()]
@@ -77,5 +79,5 @@ def bars(settings: BarsConfig, *, history: TickHistory | None, config: str = "")
         kinds=frozenset({Kind.TRADES if settings.what == "TRADES" else Kind.QUOTES}),
         operators=operators,
         routes={Kind.BARS: "bars"},
-        config=config,
+        config="" if settings == usual else json.dumps(asdict(settings), sort_keys=True),
     )

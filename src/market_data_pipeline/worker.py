@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from market_data_core import disk, plugins, priority
-from market_data_core.errors import MarketDataError, TemporaryUnavailable
+from market_data_core.errors import ConfigurationError, MarketDataError, PipelineError, TemporaryUnavailable
 from market_data_core.protocols import Store
+from market_data_pipeline.compiler import SinkDef, compile_graph
 from market_data_pipeline.consumers import (
     ConsumerHost,
     ConsumerSettings,
@@ -29,12 +32,14 @@ from market_data_pipeline.consumers import (
     LogAndStoreHistory,
 )
 from market_data_pipeline.consumers.host import Standing, standing
+from market_data_pipeline.dag import GraphSpec
 from market_data_pipeline.locks import lock_file, unlock
 from market_data_pipeline.log import read_durable
 from market_data_pipeline.pipelines import BarsConfig, bars, raw
 
 LOG = logging.getLogger(__name__)
 _NICE = 10
+_ASK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +52,10 @@ class ConsumersConfig:
         store: Name of the store's entry point,
         store_root: where it is,
         tenant: and whose.
-        bars: Which bars to make.
+        bars: Which bars to make, beside storing everything as it came; if there is no graph.
+        graph: What to run, as `GraphSpec.to_json` gives it with its secrets.
+        sinks: What the graph's sinks stand for: by name the fields of `SinkDef`.
+        since: Where consumers begin that have no snapshot yet, by name.
         settings: When they commit.
         maintenance_s: How often the store is maintained; 0 for never.
         status_s: How often a worker says how its consumers are,
@@ -60,6 +68,9 @@ class ConsumersConfig:
     store_root: str
     tenant: str = "default"
     bars: tuple[BarsConfig, ...] = (BarsConfig(),)
+    graph: str = ""
+    sinks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    since: dict[str, int] = field(default_factory=dict)
     settings: ConsumerSettings = field(default_factory=ConsumerSettings)
     maintenance_s: float = 60.0
     status_s: float = 0.25
@@ -102,14 +113,22 @@ class Consumers:
         self._store: Store = plugins.load(plugins.SINKS, config.store)(config.store_root, config.tenant)
         self._store.open()
         self._store_says = dict(self._store.describe())
-        self.specs = self._specs()
+        self.specs = self._specs(config)
         return standing(self.specs, self._store, folder)
 
-    def _specs(self) -> list[ConsumerSpec]:
-        def history(config: BarsConfig) -> LogAndStoreHistory:
-            return LogAndStoreHistory(self._store, Path(self._config.log_folder), dedupe=config.dedupe)
+    def _specs(self, config: ConsumersConfig) -> list[ConsumerSpec]:
+        def history(writer: str, dedupe: bool) -> LogAndStoreHistory:  # noqa: FBT001  the compiler's way to ask
+            return LogAndStoreHistory(self._store, Path(config.log_folder), writer=writer, dedupe=dedupe)
 
-        return [raw(), *(bars(b, history=history(b)) for b in self._config.bars)]
+        if config.graph:
+            sinks = {name: SinkDef(**values) for name, values in config.sinks.items()}
+            graph = GraphSpec.from_json(config.graph)
+            specs = compile_graph(graph, sinks=sinks, folder=Path(config.folder), history=history)
+        else:
+            specs = [raw(), *(bars(b, history=history("raw", b.dedupe)) for b in config.bars)]
+        if doubled := [n for n, count in Counter(spec.name for spec in specs).items() if count > 1]:
+            raise ConfigurationError(f"two consumers are called {doubled[0]!r}")
+        return [replace(spec, since=config.since.get(spec.name)) for spec in specs]
 
     def start(self) -> None:
         """Start the consumers, and the store's maintenance; the log is there now."""
@@ -139,6 +158,27 @@ class Consumers:
             except (MarketDataError, OSError) as exc:
                 LOG.warning("store maintenance failed, tried again later: %s", exc)
                 self._store_says = {**self._store_says, "problem": str(exc)}
+
+    def prepare(self, config: ConsumersConfig, change: str) -> None:
+        """Get ready to run another configuration from the log's record of a change on, which is still to be written.
+
+        Raises:
+            ConfigurationError: What is wrong with it; nothing is changed.
+        """
+        specs = self._specs(config)
+        if change:
+            self._host.prepare(specs, change)
+            self._prepared = specs, config
+
+    def apply(self, *, at: int, covers: Mapping[str, int], timeout_s: float) -> dict[str, list[str]]:
+        """Run what was prepared; as `ConsumerHost.apply`."""
+        done = self._host.apply(at=at, covers=covers, timeout_s=timeout_s)
+        self.specs, self._config = self._prepared
+        return done
+
+    def cancel(self) -> None:
+        """Go on as before `prepare`."""
+        self._host.cancel()
 
     def status(self) -> HostStatus:
         """Return how the consumers and the store are."""
@@ -171,6 +211,8 @@ class WorkerConsumers:
         self._status = HostStatus()
         self._late: list[str] = []
         self._problem = ""
+        self._asking = threading.Lock()
+        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def open(self) -> Standing:
         """Start the child, which opens the store and says where the consumers stand."""
@@ -216,6 +258,8 @@ class WorkerConsumers:
         while (said := self._hear()) is not None:
             if "late" in said:
                 self._late = said["late"]
+            elif "answer" in said:
+                self._answers.put(said["answer"])
             else:
                 self._status = HostStatus(consumers=said["consumers"], store=said["store"])
         self._problem = f"the consumers' process has ended with code {self._child.wait()}"
@@ -224,6 +268,32 @@ class WorkerConsumers:
     def problem(self) -> str:
         """Why there are no consumers; empty while there are."""
         return self._problem
+
+    def prepare(self, config: ConsumersConfig, change: str) -> None:
+        """Get ready to run another configuration; as `Consumers.prepare`."""
+        self._ask({"prepare": config.to_json(), "change": change}, _ASK_S)
+
+    def apply(self, *, at: int, covers: Mapping[str, int], timeout_s: float) -> dict[str, list[str]]:
+        """Run what was prepared; as `ConsumerHost.apply`."""
+        order = {"apply": at, "covers": dict(covers), "timeout_s": timeout_s}
+        done: dict[str, list[str]] = self._ask(order, timeout_s + _ASK_S)
+        return done
+
+    def cancel(self) -> None:
+        """Go on as before `prepare`."""
+        self._ask({"cancel": True}, _ASK_S)
+
+    def _ask(self, order: dict[str, Any], timeout_s: float) -> Any:
+        with self._asking:
+            self._answers = queue.SimpleQueue()
+            self._say(json.dumps(order))
+            try:
+                answer = self._answers.get(timeout=timeout_s)
+            except queue.Empty:
+                raise TemporaryUnavailable(self._problem or "the consumers' process does not answer") from None
+        if "error" in answer:
+            raise (ConfigurationError if answer["wrong"] else PipelineError)(answer["error"])
+        return answer["done"]
 
     @property
     def pid(self) -> int:
@@ -266,6 +336,20 @@ def _report(consumers: Consumers, say: Callable[[dict[str, Any]], None], over: t
             return
 
 
+def _obeyed(consumers: Consumers, order: dict[str, Any]) -> dict[str, Any]:
+    try:
+        if "prepare" in order:
+            consumers.prepare(ConsumersConfig.from_json(order["prepare"]), order["change"])
+            return {"done": {}}
+        if "cancel" in order:
+            consumers.cancel()
+            return {"done": {}}
+        done = consumers.apply(at=order["apply"], covers=order["covers"], timeout_s=order["timeout_s"])
+    except (MarketDataError, OSError) as exc:
+        return {"error": str(exc), "wrong": isinstance(exc, ConfigurationError)}
+    return {"done": done}
+
+
 def main() -> int:
     """Run the consumers that the first line on standard input asks for."""
     logging.basicConfig(
@@ -301,12 +385,12 @@ def main() -> int:
         target=_report, args=(consumers, say, over, config.status_s), name="status", daemon=True
     )
     reporting.start()
-    line = sys.stdin.readline()
+    while (line := sys.stdin.readline()) and not (order := json.loads(line)).get("stop"):
+        say({"answer": _obeyed(consumers, order)})
     if not line:
         # The parent is gone: what it would have wanted cannot be asked; everything safe is on disk.
         consumers.stop(drain_to=None, timeout_s=2.0)
         return 0
-    order = json.loads(line)
     late = consumers.stop(drain_to=order["drain_to"], timeout_s=float(order["timeout_s"]))
     over.set()
     status = consumers.status()

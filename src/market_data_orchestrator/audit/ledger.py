@@ -57,8 +57,7 @@ def audit_ledger(settings: EngineSettings) -> list[Check]:
     for name, snapshot in snapshots.items():
         if snapshot is None:
             continue
-        ledger = Ledger(tuple(snapshot.ledger))
-        ledger.restore(snapshot.ledger)
+        ledger = Ledger.restored(snapshot.ledger, snapshot.flow)
         checks.append(Check(consumer=name, what="unaccounted for", ledger=ledger.unaccounted, counted=0))
         root, tenant = Path(config.store_root), config.tenant
         if name == "raw":

@@ -3,7 +3,7 @@
 from market_data_pipeline.consumers.consumer import Consumer
 from market_data_pipeline.consumers.history import LogAndStoreHistory
 from market_data_pipeline.consumers.host import ConsumerHost, HostStatus
-from market_data_pipeline.consumers.ledger import Ledger, NodeCounts
+from market_data_pipeline.consumers.ledger import Edge, Ledger, NodeCounts
 from market_data_pipeline.consumers.model import ConsumerSettings, ConsumerSpec, ConsumerStatus
 from market_data_pipeline.consumers.snapshot import Snapshot, read_snapshot, write_snapshot
 
@@ -13,6 +13,7 @@ __all__ = [
     "ConsumerSettings",
     "ConsumerSpec",
     "ConsumerStatus",
+    "Edge",
     "HostStatus",
     "Ledger",
     "LogAndStoreHistory",

@@ -6,11 +6,14 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from market_data_core.errors import MarketDataError, WriterConflict
 from market_data_core.protocols import Store
+from market_data_pipeline.consumers.ledger import Ledger
 from market_data_pipeline.consumers.model import ConsumerSettings, ConsumerSpec, ConsumerStatus, Surroundings
 from market_data_pipeline.consumers.session import Session
+from market_data_pipeline.consumers.sink import SinkStore
 from market_data_pipeline.consumers.snapshot import read_snapshot
 
 LOG = logging.getLogger(__name__)
@@ -40,19 +43,24 @@ class Consumer:
         durable: Callable[[], int] | None = None,
     ) -> None:
         self.spec = spec
-        self.status = ConsumerStatus()
+        self.status = ConsumerStatus(own_sink=spec.sink is not None)
         self._log_folder = log_folder
-        self._store = store
+        self._sink = spec.sink() if spec.sink is not None else store
         self._snapshot_path = folder / f"{spec.name}.snapshot"
         self._settings = settings or ConsumerSettings()
         self._durable = durable
         self._stop = threading.Event()
         self._abort = threading.Event()
         self._drain_to: int | None = None
+        # The change at whose record it ends, and whether it came there.
+        self._turn = threading.Lock()
+        self._change = ""
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name=f"consumer-{spec.name}", daemon=True)
-        self._published: dict[str, dict[str, int]] = {}
+        self._published: tuple[dict[str, dict[str, int]], list[list[Any]]] = ({}, [])
         saved = read_snapshot(self._snapshot_path)
-        self.status.snapshot = self.status.committed = self.status.position = saved.position if saved else 0
+        begin = saved.position if saved else spec.since or 0
+        self.status.snapshot = self.status.committed = self.status.position = begin
 
     def start(self) -> None:
         """Start the thread."""
@@ -65,6 +73,17 @@ class Consumer:
         if drain_to is None:
             self._abort.set()
 
+    def end_at(self, change: str) -> None:
+        """Have it end at the log's record of a change, having committed everything below."""
+        with self._turn:
+            self._change = change
+
+    def go_on(self) -> bool:
+        """Take back `end_at`; False if it has come there already, and ends."""
+        with self._turn:
+            self._change = ""
+            return not self._ended
+
     def join(self, timeout_s: float) -> bool:
         """Wait for the end; False when the time ran out first."""
         self._thread.join(timeout_s)
@@ -72,9 +91,22 @@ class Consumer:
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Return the counts by node, all as of one moment."""
-        return self._published
+        return self._published[0]
+
+    def flow(self) -> list[list[Any]]:
+        """Return what went from node to node of a graph, as of the same moment; see `Ledger.flow`."""
+        return self._published[1]
 
     def _run(self) -> None:
+        try:
+            self._lives()
+        finally:
+            with self._turn:
+                self._ended = True
+            if isinstance(self._sink, SinkStore):
+                self._sink.close()
+
+    def _lives(self) -> None:
         delay_s, repeats = self._settings.retry_s, 0
         while True:
             try:
@@ -111,12 +143,13 @@ class Consumer:
             spec=self.spec,
             settings=self._settings,
             log_folder=self._log_folder,
-            store=self._store,
+            store=self._sink,
             snapshot_path=self._snapshot_path,
             durable=self._durable,
             status=self.status,
             abort=self._abort,
             stopping=self._stopping,
+            ends_at=self._ends_at,
             publish=self._publish,
         )
         Session(given).run()
@@ -124,8 +157,13 @@ class Consumer:
     def _stopping(self, done: int) -> bool:
         return self._stop.is_set() and (self._drain_to is None or done >= self._drain_to)
 
-    def _publish(self, counts: dict[str, dict[str, int]]) -> None:
-        self._published = counts
+    def _ends_at(self, change: str) -> bool:
+        with self._turn:
+            self._ended = self._ended or (change != "" and change == self._change)
+            return self._ended
+
+    def _publish(self, ledger: Ledger) -> None:
+        self._published = (ledger.snapshot(), ledger.flow())
 
 
 def _sentence(exc: Exception) -> str:

@@ -9,6 +9,12 @@ from pathlib import Path
 
 from market_data_core.protocols import Operator, Store
 from market_data_core.schemas import Kind
+from market_data_pipeline.consumers.ledger import Edge, Ledger
+
+LOG_NODE = "log"
+STORE_NODE = "store"
+CONFIGURATION = "configuration"
+"""The control record from which another configuration holds; its ``change`` names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,16 +24,32 @@ class ConsumerSpec:
     Attributes:
         name: Names its position, snapshot and ledger; never to be given to another.
         kinds: What it reads from the log.
-        operators: Makes its operators, in order; called at every start.
+        operators: Makes its operators, in an order in which each stands behind those it takes from; called at every
+            start.
         routes: Which table each kind of its output goes to; what has no route is suppressed.
-        config: Version of its configuration; a snapshot of another is not taken up.
+        edges: The ways between the operators, from `LOG_NODE` to `STORE_NODE`; empty for a chain, in which what an
+            operator does not work on goes past it. In a graph that is so where the operator gives what it is given;
+            at any other such events are suppressed.
+        config: Version of its configuration. Of a snapshot of another, the state of those operators is taken up whose
+            own version is the same; the events that others held are counted as suppressed.
+        versions: The version of each operator by its name; those that have none go with `config`.
+        since: Where a consumer begins that has no snapshot; None for the log's begin.
+        sink: Makes what takes its output, if that is not the platform's store.
     """
 
     name: str
     kinds: frozenset[Kind]
     operators: Callable[[], Sequence[Operator]]
     routes: Mapping[Kind, str]
+    edges: tuple[Edge, ...] = ()
     config: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    since: int | None = None
+    sink: Callable[[], Store] | None = None
+
+    def same_as(self, other: ConsumerSpec) -> bool:
+        """Return whether both do the same."""
+        return (self.name, self.config, self.kinds, self.edges) == (other.name, other.config, other.kinds, other.edges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +92,9 @@ class ConsumerStatus:
         ts_committed: When the last one was, seconds since the epoch.
         restarts: How often it began again after a failure.
         reports: One sentence for everything that was not as it should be.
+        own_sink: Whether its output goes elsewhere than to the platform's store.
+        node: The operator or sink at work, empty between two spans,
+        ts_node: and since when, seconds since the epoch.
     """
 
     state: str = "starting"
@@ -82,6 +107,9 @@ class ConsumerStatus:
     ts_committed: float = 0.0
     restarts: int = 0
     reports: list[str] = field(default_factory=list)
+    own_sink: bool = False
+    node: str = ""
+    ts_node: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +126,7 @@ class Surroundings:
         status: Where it says how it is.
         abort: Set when it must end at once.
         stopping: Says whether it may end, having come to a position.
+        ends_at: Says whether it ends at the record of a change.
         publish: Takes the ledger's counts of one moment.
     """
 
@@ -110,4 +139,5 @@ class Surroundings:
     status: ConsumerStatus
     abort: threading.Event
     stopping: Callable[[int], bool]
-    publish: Callable[[dict[str, dict[str, int]]], None]
+    ends_at: Callable[[str], bool]
+    publish: Callable[[Ledger], None]

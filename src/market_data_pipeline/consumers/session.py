@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from market_data_core.batch import EventBatch
-from market_data_core.errors import LogError
-from market_data_core.protocols import Mark, Operator, Result, Table
+from market_data_core.errors import LogError, MarketDataError, TransformError
+from market_data_core.protocols import Mark, Result, Table
 from market_data_core.schemas import Kind
 from market_data_core.steps import Step, reached
-from market_data_pipeline.consumers.ledger import Ledger
-from market_data_pipeline.consumers.model import Surroundings
+from market_data_pipeline.consumers.ledger import Edge, Ledger
+from market_data_pipeline.consumers.model import CONFIGURATION, LOG_NODE, STORE_NODE, Surroundings
 from market_data_pipeline.consumers.snapshot import Snapshot, read_snapshot, write_snapshot
 from market_data_pipeline.log import LogReader, Record, RecordType
 from market_data_pipeline.log.segments import list_segments, sources_before
 
 LOG = logging.getLogger(__name__)
-LOG_NODE = "log"
-STORE_NODE = "store"
 
 
 class _Sink:
@@ -49,6 +49,12 @@ class _Sink:
         self.version, self.moved, self.waiting, self.rows, self.bytes = position, {}, [], 0, 0
 
 
+class _Place(NamedTuple):
+    # Where what comes out belongs: before this log position and, where a source gives again what was lost, this offset.
+    end: int
+    source: tuple[str, int] | None
+
+
 class Session:
     """One life of a consumer: everything in here is rebuilt from snapshot, tables and log after a failure.
 
@@ -69,22 +75,26 @@ class Session:
         if saved.position < self._reader.position and self._misses(saved):
             # State that stops before a hole would make wrong rows after it.
             saved = Snapshot()
-        self._operators = list(self._spec.operators())
-        self._ledger = Ledger((LOG_NODE, *(o.name for o in self._operators), STORE_NODE))
-        self._ledger.restore(saved.ledger)
+        self._operators = {o.name: o for o in self._spec.operators()}
+        self._edges = self._spec.edges or _chain(self._operators)
+        self._ways: dict[tuple[str, str], list[str]] = {}
+        for edge in self._edges:
+            self._ways.setdefault((edge.sender, edge.port), []).append(edge.receiver)
+        self._ledger = Ledger((LOG_NODE, *self._operators, STORE_NODE), self._spec.edges)
         self._covers = dict(saved.covers)
-        for operator in self._operators:
-            if operator.name in saved.operators:
-                operator.restore(saved.operators[operator.name])
+        self._restore(saved)
+        # A table that nobody wrote to has no position either; it is opened when the first row for it comes.
         self._sinks = {
-            name: _Sink(given.store.table(name), self._spec.name) for name in sorted(set(self._spec.routes.values()))
+            name: _Sink(given.store.table(name), self._spec.name)
+            for name in sorted(given.store.written().intersection(self._spec.routes.values()))
         }
         self._done = self._saved_at = self._reader.position
         # Sources that can wait go by this, and there may be nothing to read that would bring it about.
         self._status.position = self._done
         self._status.committed = max(self._status.committed, self._done)
-        self._catch_up_to = max(self._done, *(s.version for s in self._sinks.values()))
+        self._catch_up_to = max([self._done, *(s.version for s in self._sinks.values())])
         self._records: list[Record] = []
+        self._over = False
         self._ts_known = 0
         self._waiting_since: float | None = None
         self._saved_time = time.monotonic()
@@ -97,11 +107,33 @@ class Session:
     def _saved_state(self) -> Snapshot:
         saved = read_snapshot(self._given.snapshot_path)
         if saved is None:
-            return Snapshot()
-        if saved.config != self._spec.config:
-            self._report(f"snapshot of configuration {saved.config!r} is not taken up by {self._spec.config!r}")
-            return Snapshot()
+            return Snapshot(position=self._spec.since or 0)
         return saved
+
+    def _restore(self, saved: Snapshot) -> None:
+        same = saved.config == self._spec.config
+        if same:
+            self._ledger.restore(saved.ledger, saved.flow)
+        for name, operator in self._operators.items():
+            if name not in saved.operators:
+                continue
+            if same or (name in saved.versions and saved.versions[name] == self._spec.versions.get(name)):
+                operator.restore(saved.operators[name])
+            if not same:
+                self._carry(name, saved.ledger.get(name, {}).get("in_flight", 0), operator.in_flight())
+        if not same:
+            for name in saved.operators.keys() - self._operators.keys():
+                self._give_up(name, saved.ledger.get(name, {}).get("in_flight", 0))
+
+    # Accounts belong to one configuration. What an operator holds over a change is on both sides of it.
+    def _carry(self, name: str, held: int, kept: int) -> None:
+        node = self._ledger[name]
+        node.carried, node.in_flight, node.suppressed = held, kept, held - kept
+        self._give_up(name, held - kept)
+
+    def _give_up(self, name: str, events: int) -> None:
+        if events:
+            self._report(f"{events} events that {name} held are given up with its former configuration")
 
     def _misses(self, saved: Snapshot) -> bool:
         # A log that was lost begins above the snapshot too, but then sources give again what is not there. Where it
@@ -134,14 +166,14 @@ class Session:
                 before = self._reader.position
                 for record in self._reader.read():
                     self._take(record)
-                    if self._given.abort.is_set():
+                    if self._over or self._given.abort.is_set():
                         break
                 if self._done >= self._catch_up_to and self._status.state != "running":
                     self._status.state = "running"
                 for problem in self._reader.problems:
                     self._report(problem)
                 self._reader.problems.clear()
-                if self._given.stopping(self._done):
+                if self._over or self._given.stopping(self._done):
                     break
                 if self._waiting_since is not None and time.monotonic() - self._waiting_since >= self._commit_after_s():
                     self._commit()
@@ -178,6 +210,8 @@ class Session:
             self._ts_known = max(self._ts_known, taken.ts_append)
             if taken.type is RecordType.MARK:
                 self._take_mark(taken, span)
+            elif taken.type is RecordType.CONTROL and taken.meta.get("a") == CONFIGURATION:
+                self._over = self._over or self._given.ends_at(str(taken.meta.get("change", "")))
             elif taken.type is RecordType.EVENTS and taken.kind in self._spec.kinds:
                 self._take_events(taken, span)
             elif taken.type is RecordType.EVENTS:
@@ -230,7 +264,7 @@ class Session:
         self._run(span, record.first_seq)
         if given:
             self._cover(mark.source_id, mark.offset)
-        for operator in self._operators:
+        for operator in self._operators.values():
             operator.advance(mark)
         if again:
             self._run([], record.end, source=(mark.source_id, mark.offset))
@@ -242,44 +276,72 @@ class Session:
                 sink.moved[source_id] = offset
 
     def _run(self, span: list[EventBatch], end: int, source: tuple[str, int] | None = None) -> None:
+        to = _Place(end, source)
         for batch in _joined(span):
-            self._pass(0, batch, end, source)
+            self._send(LOG_NODE, "", [batch], to)
         span.clear()
-        for at, operator in enumerate(self._operators):
-            result = operator.barrier(end, self._ts_known)
-            self._account(operator, result)
-            for batch in result.out:
-                self._pass(at + 1, batch, end, source)
+        for name, operator in self._operators.items():
+            self._give(name, self._call(name, partial(operator.barrier, end, self._ts_known)), to)
+        self._status.node = ""
 
-    def _pass(self, at: int, batch: EventBatch, end: int, source: tuple[str, int] | None) -> None:
-        for place in range(at, len(self._operators)):
-            operator = self._operators[place]
-            node = self._ledger[operator.name]
-            node.received += len(batch)
-            if batch.kind not in operator.kinds:
-                node.passed += len(batch)
-                continue
-            result = operator.process(batch)
-            self._account(operator, result)
-            for out in result.out:
-                self._pass(place + 1, out, end, source)
+    def _send(self, sender: str, port: str, batches: list[EventBatch], to: _Place) -> None:
+        ways = self._ways.get((sender, port))
+        if self._ledger.edges and batches:
+            rows = sum(len(b) for b in batches)
+            if ways is None:
+                # Nobody asked for this output.
+                node = self._ledger[sender]
+                node.passed -= rows
+                node.suppressed += rows
+                return
+            self._ledger.sent[sender, port] += rows
+        for batch in batches:
+            for receiver in ways or ():
+                self._arrive(receiver, batch, to)
+
+    def _arrive(self, name: str, batch: EventBatch, to: _Place) -> None:
+        if name == STORE_NODE:
+            self._store(batch, to)
             return
-        self._store(batch, end, source)
+        operator = self._operators[name]
+        node = self._ledger[name]
+        node.received += len(batch)
+        if batch.kind in operator.kinds:
+            self._give(name, self._call(name, partial(operator.process, batch)), to)
+        elif self._ledger.edges and batch.kind not in operator.gives(frozenset({batch.kind})):
+            node.suppressed += len(batch)
+        else:
+            node.passed += len(batch)
+            self._send(name, "", [batch], to)
 
-    def _account(self, operator: Operator, result: Result) -> None:
-        node = self._ledger[operator.name]
+    def _give(self, name: str, result: Result, to: _Place) -> None:
+        node = self._ledger[name]
         node.take(result)
-        node.in_flight = operator.in_flight()
+        node.in_flight = self._operators[name].in_flight()
+        self._send(name, "", result.out, to)
+        for port, batches in result.ports.items():
+            self._send(name, port, batches, to)
 
-    def _store(self, batch: EventBatch, end: int, source: tuple[str, int] | None) -> None:
+    def _call(self, name: str, work: Callable[[], Result]) -> Result:
+        # Who looks on sees where a consumer is and since when, and an error says which operator it came from.
+        self._status.node, self._status.ts_node = name, time.time()
+        try:
+            return work()
+        except (MarketDataError, MemoryError):
+            raise
+        except Exception as exc:
+            raise TransformError(f"operator {name} failed: {type(exc).__name__}: {exc}") from exc
+
+    def _store(self, batch: EventBatch, to: _Place) -> None:
         node = self._ledger[STORE_NODE]
         node.received += len(batch)
         name = self._spec.routes.get(batch.kind)
         if name is None:
             node.suppressed += len(batch)
             return
-        sink = self._sinks[name]
-        if end <= sink.version or (source is not None and source[1] <= sink.covers.get(source[0], 0)):
+        sink = self._sink(name)
+        again = to.source is not None and to.source[1] <= sink.covers.get(to.source[0], 0)
+        if again or to.end <= sink.version:
             # It is in the table from before the restart.
             node.passed += len(batch)
             return
@@ -287,6 +349,13 @@ class Session:
         node.in_flight += len(batch)
         if self._waiting_since is None:
             self._waiting_since = time.monotonic()
+
+    def _sink(self, name: str) -> _Sink:
+        sink = self._sinks.get(name)
+        if sink is None:
+            sink = self._sinks[name] = _Sink(self._given.store.table(name), self._spec.name)
+            sink.moved = dict(self._covers)
+        return sink
 
     # Into the tables.
 
@@ -306,6 +375,7 @@ class Session:
     def _commit(self, *, save: bool = False) -> None:
         started = time.monotonic()
         node = self._ledger[STORE_NODE]
+        self._status.node, self._status.ts_node = STORE_NODE, time.time()
         reached(Step.POSITION_TAKEN)
         committed = False
         for sink in self._sinks.values():
@@ -318,6 +388,7 @@ class Session:
                 sink.done(self._done)
                 committed = True
         self._status.committed = self._done
+        self._status.node = ""
         self._waiting_since = None
         if committed:
             status = self._status
@@ -337,7 +408,7 @@ class Session:
     def _save(self) -> None:
         if self._done == self._saved_at and self._status.snapshot == self._done:
             return
-        states: dict[str, Any] = {o.name: o.snapshot() for o in self._operators}
+        states: dict[str, Any] = {name: o.snapshot() for name, o in self._operators.items()}
         write_snapshot(
             self._given.snapshot_path,
             Snapshot(
@@ -346,13 +417,19 @@ class Session:
                 operators=states,
                 ledger=self._ledger.snapshot(),
                 config=self._spec.config,
+                versions=dict(self._spec.versions),
+                flow=self._ledger.flow(),
             ),
         )
         self._saved_at, self._saved_time = self._done, time.monotonic()
         self._status.snapshot = self._done
 
     def _publish(self) -> None:
-        self._given.publish(self._ledger.snapshot())
+        self._given.publish(self._ledger)
+
+
+def _chain(names: Iterable[str]) -> tuple[Edge, ...]:
+    return tuple(Edge(sender, "", receiver) for sender, receiver in pairwise((LOG_NODE, *names, STORE_NODE)))
 
 
 def _mark_of(record: Record) -> Mark:

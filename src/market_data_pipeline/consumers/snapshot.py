@@ -26,7 +26,9 @@ class Snapshot:
         covers: By source id, the exclusive end of what was seen.
         operators: The state of each operator by its name.
         ledger: The counts of each node by its name.
-        config: Which configuration the state belongs to.
+        config: Which configuration the state belongs to,
+        versions: and which version each operator was of.
+        flow: What went from node to node, for a graph.
     """
 
     position: int = 0
@@ -34,6 +36,8 @@ class Snapshot:
     operators: dict[str, Any] = field(default_factory=dict)
     ledger: dict[str, dict[str, int]] = field(default_factory=dict)
     config: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    flow: list[list[Any]] = field(default_factory=list)
 
 
 def write_snapshot(path: Path, snapshot: Snapshot) -> None:

@@ -15,7 +15,7 @@ from market_data_pipeline.operators import Dedupe, Validate
 from market_data_pipeline.pipeline.batcher import Batcher
 from market_data_pipeline.pipeline.chain import Steps
 from market_data_pipeline.pipeline.context import PipelineContext
-from market_data_pipeline.pipeline.sinks import MemorySink, NullSink
+from market_data_pipeline.sinks import MemorySink, NullSink
 from market_data_pipeline.pipeline.spec import PipelineSpec
 from market_data_pipeline.pipeline.stored import StoredPipeline, StoredSettings
 from market_data_pipeline.pipeline.streaming import StreamingPipeline

@@ -17,7 +17,7 @@ from market_data_pipeline.pipeline.context import PipelineContext
 from market_data_pipeline.pipeline.delivery import Delivery, OnFull, RetryPolicy
 from market_data_pipeline.pipeline.flow import Flow
 from market_data_pipeline.pipeline.result import EndedBy, PipelineResult
-from market_data_pipeline.pipeline.sinks import HandOver
+from market_data_pipeline.sinks import HandOver
 
 _LOG = logging.getLogger(__name__)
 

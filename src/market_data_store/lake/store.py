@@ -86,6 +86,20 @@ class Lake:
         folder.make()
         return LakeTable(folder, folder.spec)
 
+    def written(self) -> frozenset[str]:
+        """Return the names of the tables that anything was ever committed to.
+
+        Raises:
+            TemporaryUnavailable: The storage is away.
+        """
+        with translated("listing tables"):
+            # Version 0 makes a table; later ones are commits, or checkpoints of them.
+            return frozenset(
+                name
+                for name, folder in self._folders.items()
+                if max((*folder.log.versions(), *folder.log.checkpoints()), default=0) > 0
+            )
+
     def maintain(self, policy: MaintenancePolicy | None = None) -> dict[str, Any]:
         """Do what upkeep is due; see `market_data_store.lake.maintenance.maintain`."""
         return asdict(maintain(self, now_ns=time.time_ns(), policy=policy))
