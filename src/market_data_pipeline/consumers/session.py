@@ -264,10 +264,7 @@ class Session:
         self._run(span, record.first_seq)
         if given:
             self._cover(mark.source_id, mark.offset)
-        for operator in self._operators.values():
-            operator.advance(mark)
-        if again:
-            self._run([], record.end, source=(mark.source_id, mark.offset))
+        self._run([], record.end, source=(mark.source_id, mark.offset) if again else None, mark=mark)
 
     def _cover(self, source_id: str, offset: int) -> None:
         if source_id:
@@ -275,12 +272,22 @@ class Session:
             for sink in self._sinks.values():
                 sink.moved[source_id] = offset
 
-    def _run(self, span: list[EventBatch], end: int, source: tuple[str, int] | None = None) -> None:
+    def _run(
+        self,
+        span: list[EventBatch],
+        end: int,
+        source: tuple[str, int] | None = None,
+        mark: Mark | None = None,
+    ) -> None:
         to = _Place(end, source)
         for batch in _joined(span):
             self._send(LOG_NODE, "", [batch], to)
         span.clear()
         for name, operator in self._operators.items():
+            if mark is not None:
+                # What a mark closes reaches the next operator before the mark itself: behind the end of a source its
+                # rows would come from nowhere, and wait for ever.
+                operator.advance(mark)
             self._give(name, self._call(name, partial(operator.barrier, end, self._ts_known)), to)
         self._status.node = ""
 

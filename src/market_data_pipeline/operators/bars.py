@@ -107,6 +107,8 @@ class Bars:
         # not bars makes it the same wherever barriers fall, so what is made again after a loss agrees with what is
         # stored.
         self._revisions: dict[tuple[str, str, int], int] = {}
+        # By stream and window that is still open, how many of its events a revision has already.
+        self._included: dict[tuple[int, int], int] = {}
         self._ended: set[int] = set()
         self._origins: dict[str, Origin] = {}
 
@@ -121,9 +123,8 @@ class Bars:
         return frozenset({self._kind})
 
     def gives(self, incoming: frozenset[Kind]) -> frozenset[Kind]:
-        """Bars."""
-        del incoming
-        return frozenset({Kind.BARS})
+        """Bars, where trades or quotes come in."""
+        return frozenset({Kind.BARS}) if incoming & self.kinds else frozenset()
 
     def process(self, batch: EventBatch) -> Result:
         """Take trades or quotes; nothing comes out before the barrier."""
@@ -267,13 +268,26 @@ class Bars:
         }
         for row, (stream, start) in zip(rows.tolist(), windows, strict=True):
             events, window = int(due.count[row]), (*self._key(stream), start)
-            if window not in added and counts.get(window, 0) <= events:
+            included = self._included.pop((stream, start), 0)
+            if not included and window not in added and counts.get(window, 0) <= events:
                 contested[row] = False
-            else:
-                added[window] += events
+            elif events > included:
+                added[window] += events - included
+        self._include_open(added)
         return contested, [
             revised for key, bars in again.items() if len((revised := self._revisions_of(key, bars, added))[0])
         ]
+
+    def _include_open(self, added: Counter[tuple[str, str, int]]) -> None:
+        # A revision is made of every event there is, so also of those in windows that other sources still hold open.
+        if not added:
+            return
+        opens = zip(self._open.stream.tolist(), self._open.start.tolist(), self._open.count.tolist(), strict=True)
+        for stream, start, events in opens:
+            window = (*self._key(stream), start)
+            if window in added:
+                added[window] += events - self._included.get((stream, start), 0)
+                self._included[stream, start] = events
 
     def _revisions_of(
         self, key: tuple[str, str], bars: Partials, added: Mapping[tuple[str, str, int], int]
@@ -369,6 +383,7 @@ class Bars:
         self._watermark, self._price_scale = self._watermark[stay], self._price_scale[stay]
         self._size_scale = self._size_scale[stay]
         self._open.stream = moved[self._open.stream]
+        self._included = {(int(moved[s]), start): n for (s, start), n in self._included.items() if moved[s] >= 0}
         speaking = {source_id for _, source_id in self._streams.entries}
         self._origins = {s: o for s, o in self._origins.items() if s in speaking}
         self._ended.clear()
@@ -387,6 +402,7 @@ class Bars:
             "late": sorted([stream, start, events] for (stream, start), events in self._late.items()),
             "closed_until": [[*k, v] for k, v in self._closed_until.items()],
             "revisions": [[*k, v] for k, v in self._revisions.items()],
+            "included": [[*k, v] for k, v in self._included.items()],
             "origins": {source_id: str(origin) for source_id, origin in self._origins.items()},
         }
 
@@ -402,6 +418,7 @@ class Bars:
         self._late = Counter({(stream, start): events for stream, start, events in state["late"]})
         self._closed_until = {(v, s): until for v, s, until in state["closed_until"]}
         self._revisions = {(v, s, start): revision for v, s, start, revision in state["revisions"]}
+        self._included = {(stream, start): n for stream, start, n in state["included"]}
         self._origins = {source_id: Origin(origin) for source_id, origin in state["origins"].items()}
 
 
