@@ -16,7 +16,7 @@ from market_data_core.batch import EventBatch, SourceBatch
 from market_data_core.clock import Clock
 from market_data_core.errors import ConfigurationError, TransformError, ValidationError
 from market_data_core.models import Bar, Quote, Trade
-from market_data_core.protocols import Mark, Operator
+from market_data_core.protocols import Gap, Mark, Operator
 from market_data_core.schemas import Kind, Origin
 from market_data_pipeline.consumers.ledger import Ledger, NodeCounts
 from market_data_pipeline.events import iter_events
@@ -130,6 +130,8 @@ class Chain:
 
     async def take(self, item: Any) -> list[Any]:
         """Take a batch, a mark or one value from the source; return the values that have come through."""
+        if isinstance(item, Gap):
+            return []  # nothing that steps or sinks could work on
         if self.columns is None:
             self._source.received += 1
             self._source.passed += 1

@@ -15,11 +15,11 @@ from market_data_pipeline.operators import Dedupe, Validate
 from market_data_pipeline.pipeline.batcher import Batcher
 from market_data_pipeline.pipeline.chain import Steps
 from market_data_pipeline.pipeline.context import PipelineContext
-from market_data_pipeline.sinks import MemorySink, NullSink
 from market_data_pipeline.pipeline.spec import PipelineSpec
 from market_data_pipeline.pipeline.stored import StoredPipeline, StoredSettings
 from market_data_pipeline.pipeline.streaming import StreamingPipeline
 from market_data_pipeline.pipelines import BarsConfig, bars
+from market_data_pipeline.sinks import MemorySink, NullSink
 
 Pipeline = StoredPipeline | StreamingPipeline
 """What `create_pipeline` returns: both have ``run``, ``start``, ``wait``, ``stop``, ``events``, ``ledger``, ``result``
