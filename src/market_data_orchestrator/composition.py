@@ -1,30 +1,52 @@
-"""From settings to parts: the one place that knows which parts there are."""
+"""From settings and configuration to parts: the one place that knows which parts there are."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from market_data_core import plugins
-from market_data_core.errors import ConfigurationError
-from market_data_core.protocols import BatchSource
-from market_data_orchestrator.settings import OrchestratorSettings
+from market_data_core.batch import SourceBatch
+from market_data_core.errors import ConfigurationError, RegistryError
+from market_data_core.protocols import BatchSource, Gap, Mark
+from market_data_core.schemas import Origin
+from market_data_orchestrator.config import PlatformConfig, ProviderEntry, load_platform
+from market_data_orchestrator.settings import OrchestratorSettings, load_settings
+from market_data_pipeline.compiler import SinkDef
 from market_data_pipeline.engine import EngineSettings
 from market_data_pipeline.log import LogSettings
-from market_data_pipeline.pipelines import BarsConfig
 
 
-def engine_settings(settings: OrchestratorSettings, *, consumers: str | None = None) -> EngineSettings:
-    """Return the data path's settings for the service's."""
-    if settings.log_url and "://" in settings.log_url and not settings.log_url.startswith("file://"):
-        raise ConfigurationError(f"ORCH_LOG_URL: {settings.log_url} is not a folder; the log is kept in files")
-    lateness_ns = int(settings.bars_lateness * 1_000_000_000)
+def load(**overrides: Any) -> tuple[OrchestratorSettings, PlatformConfig]:
+    """Return settings and configuration of the environment, with what the command line says.
+
+    Raises:
+        ConfigurationError: Something is wrong with either; names everything that is.
+    """
+    settings = load_settings(**overrides)
+    config = load_platform(settings=settings)
+    return config.applied_to(settings), config
+
+
+def engine_settings(
+    settings: OrchestratorSettings, config: PlatformConfig | None = None, *, consumers: str | None = None
+) -> EngineSettings:
+    """Return the data path's settings for the service's.
+
+    Args:
+        settings: With the configuration applied.
+        config: What runs; read anew if None.
+        consumers: ``thread`` whatever the settings say.
+    """
+    config = config or load_platform(settings=settings)
     return EngineSettings(
         data_dir=settings.data_path,
-        log_folder=Path(settings.log_url.removeprefix("file://")) if settings.log_url else None,
+        log_folder=log_folder(settings),
         store_root=settings.store_root,
         tenant=settings.tenant_id,
-        bars=tuple(BarsConfig(interval=i, allowed_lateness_ns=lateness_ns) for i in settings.bars),
+        graph=config.graph.to_json(reveal=True),
+        sinks=sinks_of(config),
         consumers="thread" if (consumers or settings.workers) == "thread" else "process",
         log=LogSettings(
             fsync=settings.log_fsync,
@@ -36,18 +58,63 @@ def engine_settings(settings: OrchestratorSettings, *, consumers: str | None = N
     )
 
 
-def make_source(settings: OrchestratorSettings) -> BatchSource:
-    """Make the configured provider's source.
+def log_folder(settings: OrchestratorSettings) -> Path:
+    """Return where the log is kept.
 
     Raises:
-        RegistryError: There is no such provider.
-        ConfigurationError: It does not take what it is given.
+        ConfigurationError: It is not a folder.
     """
-    made = plugins.load(plugins.PROVIDERS, settings.provider)
-    arguments: dict[str, Any] = {"symbols": settings.symbols} if settings.symbols else {}
-    if settings.provider == "synthetic":
-        arguments["rate"] = settings.provider_rate
-    source = made(**arguments)
+    if not settings.log_url:
+        return settings.data_path / "log"
+    if "://" in settings.log_url and not settings.log_url.startswith("file://"):
+        raise ConfigurationError(f"ORCH_LOG_URL: {settings.log_url} is not a folder; the log is kept in files")
+    return Path(settings.log_url.removeprefix("file://"))
+
+
+def sinks_of(config: PlatformConfig) -> dict[str, SinkDef]:
+    """Return what the configured sinks stand for, by name."""
+    return {entry.name: SinkDef(sink=entry.sink, params=dict(entry.params)) for entry in config.sinks}
+
+
+def make_source(entry: ProviderEntry) -> BatchSource:
+    """Make a configured provider's source, called by the entry's name.
+
+    Raises:
+        ConfigurationError: There is no such provider, or it does not take what it is given.
+    """
+    try:
+        made = plugins.load(plugins.PROVIDERS, entry.provider)
+    except RegistryError as exc:
+        raise ConfigurationError(f"providers.{entry.name}: {exc}") from exc
+    source = made(**entry.arguments(made))
     if not isinstance(source, BatchSource):
-        raise ConfigurationError(f"provider {settings.provider!r} gives no batches of events")
-    return source
+        raise ConfigurationError(f"providers.{entry.name}: {entry.provider!r} gives no batches of events")
+    return source if source.name == entry.name else _Named(source, entry.name)
+
+
+class _Named:
+    # Two entries may be of one provider; status, gaps and metrics tell them apart by the entry's name.
+    def __init__(self, source: BatchSource, name: str) -> None:
+        self._source = source
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._source, attribute)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def origin(self) -> Origin:
+        return self._source.origin
+
+    @property
+    def waits(self) -> bool:
+        return self._source.waits
+
+    def batches(self, resume: Mapping[str, int]) -> AsyncIterator[SourceBatch | Mark | Gap]:
+        return self._source.batches(resume)
+
+    async def close(self) -> None:
+        await self._source.close()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from market_data_core.clock import Clock
 from market_data_core.errors import ConfigurationError, MarketDataError
+from market_data_core.protocols import BatchSource
+from market_data_orchestrator.recordings import Recording, progress_of, recorded_source, recordings
 from market_data_pipeline.engine import Engine
-from market_data_pipeline.source.replay import Layout, ReplaySource
 from market_data_store.state import Job, State
 
 LOG = logging.getLogger(__name__)
@@ -70,8 +69,9 @@ class ReplayJobs:
             await asyncio.to_thread(self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), result=result)
 
     async def _replay(self, job: Job) -> dict[str, Any]:
-        source = replay_source(job.params, self._state)
-        plan = await asyncio.to_thread(source.plan)
+        done_before = [ingest.source_id for ingest in self._state.list_ingests()]
+        source = recorded_source(job.params, done_before)
+        plan = await asyncio.to_thread(recordings, source)
         if job.params.get("symbols"):
             _refuse_part_of_a_file(plan)
         status = self._engine.add(source)
@@ -91,60 +91,41 @@ class ReplayJobs:
                 raise MarketDataError(self._engine.problem)
         return await asyncio.to_thread(self._register, source, plan, status.events)
 
-    def _report(self, job: Job, source: ReplaySource, status: Any) -> Job:
+    def _report(self, job: Job, source: BatchSource, status: Any) -> Job:
         committed = self._engine.consumers().committed
         waiting = max(status.end - committed, 0)
-        progress = {**asdict(source.progress), "appended": status.events, "to_store": waiting}
+        progress = {**progress_of(source), "appended": status.events, "to_store": waiting}
         current = self._state.update_job(job.id, progress, owner=self._owner, now_ns=self._clock.now_ns())
         self.recent = self._look()
         return current
 
-    def _register(
-        self, source: ReplaySource, plan: Sequence[tuple[Path, Layout, str, int]], appended: int
-    ) -> dict[str, Any]:
-        progress = source.progress
+    def _register(self, source: BatchSource, plan: Sequence[Recording], appended: int) -> dict[str, Any]:
+        progress = progress_of(source)
         offsets = self._engine.resume_offsets()
         new = stored = 0
-        for path, _, source_id, _ in plan:
-            if not self._state.ingest_done(source_id):
+        for recording in plan:
+            if not self._state.ingest_done(recording.source_id):
                 new += 1
                 # The mark that ends a file counts as one event of its sequence.
-                rows = max(offsets.get(source_id, 1) - 1, 0)
+                rows = max(offsets.get(recording.source_id, 1) - 1, 0)
                 stored += rows
-                self._state.register_ingest(source_id, str(path), rows, 0, self._clock.now_ns())
+                self._state.register_ingest(recording.source_id, str(recording.path), rows, 0, self._clock.now_ns())
         return {
-            "files": progress.files_total,
+            "files": progress["files_total"],
             "files_new": new,
-            "files_empty": progress.files_empty,
+            "files_empty": progress["files_empty"],
             "events": stored,
             "events_appended": appended,
-            "rejected": progress.rows_rejected,
+            "rejected": progress["rows_rejected"],
         }
 
 
-def _refuse_part_of_a_file(plan: Sequence[tuple[Path, Layout, str, int]]) -> None:
+def _refuse_part_of_a_file(plan: Sequence[Recording]) -> None:
     # What the store has of a file is known as one row number; of a file taken in part it would say too much, and the
     # other symbols could never be had.
-    for path, layout, _, _ in plan:
-        if layout.symbol.column is not None:
-            raise ConfigurationError(
-                f"{path} (layout {layout.name}) holds several symbols and is stored whole: leave out --symbols"
-            )
-
-
-def replay_source(params: Mapping[str, Any], state: State) -> ReplaySource:
-    """Make the source of a replay job.
-
-    Raises:
-        ConfigurationError: Nothing to replay there, or a layout that is not known.
-    """
-    return ReplaySource(
-        [Path(p) for p in params["paths"]],
-        params.get("layout"),
-        symbols=params.get("symbols"),
-        speed=float(params.get("speed", 0.0)),
-        done=[ingest.source_id for ingest in state.list_ingests()],
-    )
+    for recording in plan:
+        if recording.whole:
+            raise ConfigurationError(f"{recording.path} holds several symbols and is stored whole: leave out --symbols")
 
 
 def shown(job: Job) -> dict[str, Any]:

@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from market_data_core import disk
 from market_data_core.clock import Clock, SystemClock
-from market_data_core.errors import MarketDataError
-from market_data_core.protocols import Gap
-from market_data_orchestrator.composition import engine_settings, make_source
+from market_data_core.errors import MarketDataError, TemporaryUnavailable
+from market_data_core.protocols import BatchSource, Gap
+from market_data_orchestrator.composition import engine_settings, make_source, sinks_of
+from market_data_orchestrator.config import PlatformConfig, ProviderEntry, load_platform, record
 from market_data_orchestrator.jobs import ReplayJobs
 from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_orchestrator.symbols import SymbolBoard
 from market_data_pipeline.capture import SourceStatus
+from market_data_pipeline.dag import plan
 from market_data_pipeline.engine import Engine
 from market_data_store.state import State
 
@@ -29,19 +32,25 @@ class Service:
     """What one orchestrator runs.
 
     Args:
-        settings: How.
+        settings: How, as `load_settings` gave them; the platform's configuration is read with them.
         clock: Where time comes from.
+
+    Raises:
+        ConfigurationError: The configuration is wrong.
     """
 
     def __init__(self, settings: OrchestratorSettings, *, clock: Clock | None = None) -> None:
-        self.settings = settings
+        self._asked = settings
+        self.config: PlatformConfig = load_platform(settings=settings)
+        self.settings = self.config.applied_to(settings)
         self.clock = clock or SystemClock()
         self.started_s = time.time()
         self.phase = "starting"
         self.problem = ""
         self.board = SymbolBoard()
-        self.source: SourceStatus | None = None
-        self.provider_symbols = 0
+        self.sources: dict[str, SourceStatus] = {}
+        self.symbols: dict[str, int] = {}
+        """How many symbols each provider was asked for, by its name."""
         self.engine: Engine | None = None
         self.state: State | None = None
         self.jobs: ReplayJobs | None = None
@@ -51,6 +60,17 @@ class Service:
         self.ended = asyncio.Event()
         """Set once everything is stored and released, or the start has failed."""
         self._open_gaps: dict[tuple[str, str], int] = {}
+        self._changing = asyncio.Lock()
+
+    @property
+    def provider(self) -> str:
+        """The name of the first provider, which health speaks of."""
+        return self.config.enabled[0].name if self.config.enabled else self.settings.provider
+
+    @property
+    def source(self) -> SourceStatus | None:
+        """How the first provider is doing."""
+        return self.sources.get(self.provider)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -115,8 +135,10 @@ class Service:
     async def _start(self, stack: AsyncExitStack) -> None:
         data_dir = self.settings.data_path
         await asyncio.to_thread(disk.make_dirs, data_dir)
-        source = make_source(self.settings)
-        engine = Engine(engine_settings(self.settings), clock=self.clock, gap=self._gap, marker=self._marker)
+        sources = {entry.name: make_source(entry) for entry in self.config.enabled}
+        engine = Engine(
+            engine_settings(self.settings, self.config), clock=self.clock, gap=self._gap, marker=self._marker
+        )
         await asyncio.to_thread(engine.open)
         self.engine = engine
         stack.push_async_callback(self._close_engine)
@@ -124,9 +146,71 @@ class Service:
         stack.callback(self.state.close)
         self.jobs = ReplayJobs(self.state, engine, owner=f"{self.settings.node_id}:{id(self)}", clock=self.clock)
         self._note_restart(engine)
-        engine.log.control("session", {"node": self.settings.node_id, "provider": self.settings.provider})
-        self.provider_symbols = len(getattr(source, "symbols", ()))
-        self.source = engine.add(source)
+        engine.log.control("session", {"node": self.settings.node_id, "providers": sorted(sources)})
+        engine.record_configuration(self.config.graph.version)
+        for source in sources.values():
+            self._add(engine, source)
+        await asyncio.to_thread(record, data_dir, self.config.blueprint())
+
+    def _add(self, engine: Engine, source: BatchSource) -> None:
+        self.symbols[source.name] = len(getattr(source, "symbols", ()))
+        self.sources[source.name] = engine.add(source)
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again and run what it says, without losing an event; or change nothing at all.
+
+        Returns:
+            ``plan``: what is different, as `Plan.to_dict` gives it; ``consumers``: names ``added``, ``changed``,
+            ``removed`` and ``untouched``; ``needs_restart``: what takes effect at the next start only.
+
+        Raises:
+            ConfigurationError: The configuration is wrong, or its parts cannot be made.
+            PipelineError: Consumers did not come to the place of the change in time.
+            TemporaryUnavailable: The service is not running yet, or the store is away.
+        """
+        async with self._changing:
+            engine = self.engine
+            if engine is None or self.phase != "running":
+                raise TemporaryUnavailable(f"the service is {self.phase}: nothing can be changed now")
+            config = await asyncio.to_thread(load_platform, settings=self._asked)
+            found = plan(self.config.blueprint(), config.blueprint())
+            fresh, gone = self._exchanged(config)
+            sources = [make_source(entry) for entry in fresh]
+            before = self.config
+            done = await asyncio.to_thread(self._reconfigure, engine, config)
+            try:
+                await asyncio.to_thread(self._exchange, engine, sources, gone)
+            except MarketDataError:
+                await asyncio.to_thread(self._reconfigure, engine, before)
+                raise
+            self.config = config
+            await asyncio.to_thread(record, self.settings.data_path, config.blueprint())
+            LOG.info("configuration %s is in force", config.graph.version[:12])
+            return {"plan": found.to_dict(), "consumers": done, "needs_restart": list(found.restart)}
+
+    def _reconfigure(self, engine: Engine, config: PlatformConfig) -> dict[str, list[str]]:
+        return engine.reconfigure(
+            graph=config.graph.to_json(reveal=True),
+            sinks=sinks_of(config),
+            version=config.graph.version,
+            timeout_s=self.settings.drain_sec,
+        )
+
+    def _exchanged(self, config: PlatformConfig) -> tuple[list[ProviderEntry], list[str]]:
+        # Providers to start, and names of those to stop; one that changes is both.
+        before = {entry.name: entry for entry in self.config.enabled}
+        after = {entry.name: entry for entry in config.enabled}
+        fresh = [entry for name, entry in after.items() if before.get(name) != entry]
+        return fresh, [name for name, entry in before.items() if after.get(name) != entry]
+
+    def _exchange(self, engine: Engine, sources: Sequence[BatchSource], gone: Sequence[str]) -> None:
+        # A sequence that a source can repeat goes on where it was; of a live feed, what came in between is a gap.
+        for name in gone:
+            engine.capture.remove(name)
+            self.sources.pop(name, None)
+            self.symbols.pop(name, None)
+        for source in sources:
+            self._add(engine, source)
 
     async def _close_engine(self) -> None:
         if self.engine is None:
@@ -141,7 +225,7 @@ class Service:
         last_ns = engine.log.recovered.ts_last
         if last_ns and self.state is not None:
             self.state.open_gap(
-                self.settings.provider,
+                "*",
                 "*",
                 "*",
                 last_ns,

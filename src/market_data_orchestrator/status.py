@@ -93,8 +93,8 @@ class StatusAggregator:
             "ts": now,
             "uptime_s": now - service.started_s,
             "health": self._health.model_dump(),
-            "provider": next((s for s in sources if s["name"] == settings.provider), None)
-            or {"name": settings.provider, "state": "pending", "symbols": service.provider_symbols},
+            "provider": next((s for s in sources if s["name"] == service.provider), None)
+            or {"name": service.provider, "state": "pending", "symbols": service.symbols.get(service.provider)},
             "sources": sources,
             "log": parts.get("log", {}),
             "store": {
@@ -119,18 +119,18 @@ class StatusAggregator:
         now_ns = self._service.clock.now_ns()
         return {
             **source,
-            "symbols": self._service.provider_symbols if source["name"] == self._service.settings.provider else None,
+            "symbols": self._service.symbols.get(source["name"]),
             "rate_events_s": self._rate(f"source {source['name']}", source["events"]),
             "age_s": (now_ns - source["ts_recv"]) / 1e9 if source["ts_recv"] else None,
         }
 
     def _consumer(self, name: str, consumer: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-        ledger = Ledger(tuple(consumer["ledger"]))
-        ledger.restore(consumer["ledger"])
+        ledger = Ledger.restored(consumer["ledger"], consumer["flow"])
         nodes = [{"name": n, **asdict(counts), "unaccounted": counts.unaccounted} for n, counts in ledger.nodes.items()]
         received = nodes[0]["received"] if nodes else 0
         return {
-            **{k: v for k, v in consumer.items() if k != "ledger"},
+            **{k: v for k, v in consumer.items() if k not in ("ledger", "flow")},
+            "edges": [dict(zip(("from", "port", "to", "events"), e, strict=True)) for e in consumer["flow"]],
             "name": name,
             "lag_events": max(parts["log"]["end"] - consumer["committed"], 0),
             "commit_age_s": time.time() - consumer["ts_committed"] if consumer["ts_committed"] else None,
@@ -165,7 +165,7 @@ class StatusAggregator:
         ]
 
     def _provider(self, parts: Mapping[str, Any]) -> HealthComponent:
-        name = self._service.settings.provider
+        name = self._service.provider
         source = parts.get("sources", {}).get(name)
         if source is None or source["state"] == "pending":
             return _component("provider", "degraded", f"{name}: no event yet")

@@ -217,6 +217,10 @@ class Engine:
         self.settings = settings
         return done
 
+    def record_configuration(self, version: str) -> None:
+        """Put on record what runs from here on, as it was given at the start."""
+        self._record_configuration(self.settings, version, "")
+
     def _record_configuration(self, settings: EngineSettings, version: str, change: str) -> int:
         graph = GraphSpec.from_json(settings.graph).to_json() if settings.graph else ""
         series = [asdict(b) for b in settings.bars]

@@ -140,10 +140,10 @@ def test_one_writer_per_data_directory(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "code", "says"),
     [
-        ({"PROVIDER": "nobody"}, 1, "nobody"),
+        ({"PROVIDER": "nobody"}, 2, "nobody"),
         ({"HEALTH_PORT": "99999"}, 2, "ORCH_HEALTH_PORT"),
         ({"WS_INTERVAL_SEC": "soon", "LOG_LEVEL": "LOUD"}, 2, "ORCH_LOG_LEVEL"),
-        ({"BARS": "1x"}, 1, "1x"),
+        ({"BARS": "1x"}, 2, "1x"),
     ],
 )
 def test_wrong_settings_end_the_start_with_their_name(tmp_path, settings, code, says):

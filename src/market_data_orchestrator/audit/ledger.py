@@ -113,7 +113,7 @@ def _logged(folder: Path, below: int) -> int:
 def _bars(name: str, snapshot: Snapshot, root: Path, tenant: str) -> list[Check]:
     # Every event that went into a bar is in its count, and late ones are in the revision made for them.
     _, what, interval = name.split("-", 2)
-    counts = snapshot.ledger["bars"]
+    counts = next(counts for node, counts in snapshot.ledger.items() if node.startswith("bars"))
     sql = (  # names and numbers of our own, nothing a user said
         "select coalesce(sum(trade_count), 0) as n from ("  # noqa: S608
         "select trade_count, row_number() over (partition by vendor, symbol, ts_event order by revision desc) as place "

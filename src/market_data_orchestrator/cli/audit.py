@@ -7,8 +7,7 @@ import typer
 from market_data_orchestrator.audit.ledger import audit_ledger
 from market_data_orchestrator.cli.options import AsJson, DataDir, Tenant
 from market_data_orchestrator.cli.output import FAILURE, OUT, print_json, print_table
-from market_data_orchestrator.composition import engine_settings
-from market_data_orchestrator.settings import load_settings
+from market_data_orchestrator.composition import engine_settings, load
 
 app = typer.Typer(no_args_is_help=True, help="Prove that nothing was lost, doubled or changed.")
 
@@ -24,8 +23,8 @@ def ledger(as_json: AsJson = False, data_dir: DataDir = None, tenant: Tenant = N
 
     Works beside a running service: it counts what lies below each consumer's last snapshot.
     """
-    settings = load_settings(data_dir=data_dir, tenant_id=tenant)
-    checks = audit_ledger(engine_settings(settings))
+    settings, config = load(data_dir=data_dir, tenant_id=tenant)
+    checks = audit_ledger(engine_settings(settings, config))
     ok = all(check.agrees for check in checks)
     if as_json:
         print_json({"agrees": ok, "checks": [check.as_dict() for check in checks]})

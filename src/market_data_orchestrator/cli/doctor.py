@@ -18,8 +18,8 @@ from market_data_core.errors import MarketDataError
 from market_data_orchestrator.cli.options import AsJson, DataDir, Tenant
 from market_data_orchestrator.cli.output import FAILURE, print_json, print_table, size
 from market_data_orchestrator.cli.status import service_url
-from market_data_orchestrator.composition import engine_settings
-from market_data_orchestrator.settings import OrchestratorSettings, load_settings
+from market_data_orchestrator.composition import load, log_folder
+from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_pipeline.log.segments import Damage, list_segments, scan
 from market_data_store.lake import Lake
 from market_data_store.query.confine import landlock_version
@@ -33,8 +33,8 @@ def doctor(as_json: AsJson = False, data_dir: DataDir = None, tenant: Tenant = N
 
     Changes nothing; safe beside a running service.
     """
-    settings = load_settings(data_dir=data_dir, tenant_id=tenant)
-    findings: list[Finding] = []
+    settings, config = load(data_dir=data_dir, tenant_id=tenant)
+    findings: list[Finding] = [("configuration", _OK, f"{len(config.graph.of('sink'))} sinks, from {config.source}")]
     for name, check in _CHECKS:
         try:
             findings.extend((name, state, detail) for state, detail in check(settings))
@@ -92,7 +92,7 @@ def _disk(settings: OrchestratorSettings) -> Outcome:
 
 
 def _log(settings: OrchestratorSettings) -> Outcome:
-    folder = engine_settings(settings).log_folder or settings.data_path / "log"
+    folder = log_folder(settings)
     segments = list_segments(folder) if folder.is_dir() else []
     if not segments:
         yield (_OK, f"no log at {folder} yet")

@@ -10,7 +10,7 @@ import typer
 
 from market_data_core import __version__
 from market_data_core.errors import ConfigurationError, MarketDataError, ValidationError
-from market_data_orchestrator.cli import audit, doctor, query, replay, status, up
+from market_data_orchestrator.cli import audit, doctor, graph, plan, query, replay, status, up, validate
 from market_data_orchestrator.cli.output import ERR, FAILURE, WRONG_USE
 
 
@@ -35,6 +35,9 @@ app.command("up")(up.up)
 app.command("replay")(replay.replay)
 app.command("query")(query.query)
 app.command("status")(status.status)
+app.command("validate")(validate.validate)
+app.command("plan")(plan.plan)
+app.command("graph")(graph.graph)
 app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app, name="audit")
 

@@ -16,10 +16,10 @@ from market_data_core.clock import SystemClock
 from market_data_core.errors import ConfigurationError, LogLocked, MarketDataError, TemporaryUnavailable
 from market_data_orchestrator.cli.options import AsJson, DataDir, Tenant
 from market_data_orchestrator.cli.output import ERR, OUT, print_json
-from market_data_orchestrator.composition import engine_settings
+from market_data_orchestrator.composition import engine_settings, load
 from market_data_orchestrator.jobs import REPLAY, ReplayJobs, shown
-from market_data_orchestrator.settings import OrchestratorSettings, load_settings
-from market_data_pipeline.engine import Engine
+from market_data_orchestrator.settings import OrchestratorSettings
+from market_data_pipeline.engine import Engine, EngineSettings
 from market_data_pipeline.locks import lock_file, unlock
 from market_data_store.state import Job, State
 
@@ -28,10 +28,15 @@ _GONE_S = 30.0
 
 def replay(
     paths: Annotated[
-        list[str], typer.Argument(help="Files, folders or globs: CSV, NDJSON, Parquet, also .gz and .zip.")
+        list[str],
+        typer.Argument(help="Files, folders or globs: CSV, NDJSON, Parquet, also .gz and .zip; Databento; captures."),
     ],
     layout: Annotated[
         str | None, typer.Option(help="Name of a packaged layout, or a YAML file; found by file name when not given.")
+    ] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(help="What reads them: replay, databento or captures; Databento files are known by their names."),
     ] = None,
     symbols: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
     speed: Annotated[float, typer.Option(min=0, help="Recorded seconds per second; 0 is as fast as possible.")] = 0.0,
@@ -47,8 +52,10 @@ def replay(
 
     Example: mdo replay recordings/20240102_trade.zip
     """
-    settings = load_settings(data_dir=data_dir, tenant_id=tenant, bars=bars)
+    settings, config = load(data_dir=data_dir, tenant_id=tenant, bars=bars)
     params: dict[str, Any] = {"paths": [_absolute(p) for p in paths], "layout": _layout(layout), "speed": speed}
+    if reader:
+        params["reader"] = reader
     if symbols:
         params["symbols"] = [s.strip().upper() for s in symbols.split(",") if s.strip()]
     disk.make_dirs(settings.data_path)
@@ -56,7 +63,7 @@ def replay(
     try:
         job = state.enqueue_job(REPLAY, params, SystemClock().now_ns())
         with _progress(as_json) as bar:
-            job = _wait(settings, state, job, bar)
+            job = _wait(settings, engine_settings(settings, config, consumers="thread"), state, job, bar)
     finally:
         state.close()
     return _report(job, settings, as_json=as_json)
@@ -83,24 +90,24 @@ def _progress(as_json: bool) -> Progress:
     )
 
 
-def _wait(settings: OrchestratorSettings, state: State, job: Job, bar: Progress) -> Job:
+def _wait(settings: OrchestratorSettings, made: EngineSettings, state: State, job: Job, bar: Progress) -> Job:
     task = bar.add_task("replay", total=1.0, rows=0)
 
     def show(current: Job) -> None:
         seen = shown(current)
         bar.update(task, completed=seen["fraction"], rows=seen["rows"])
 
-    if _somebody_runs(settings):
+    if _somebody_runs(made):
         bar.update(task, description="replay (by the running service)")
-        return _wait_for_service(settings, state, job.id, show)
+        return _wait_for_service(made, state, job.id, show)
     try:
-        return asyncio.run(_do(settings, state, job.id, show))
+        return asyncio.run(_do(settings, made, state, job.id, show))
     except LogLocked:
-        return _wait_for_service(settings, state, job.id, show)
+        return _wait_for_service(made, state, job.id, show)
 
 
-def _somebody_runs(settings: OrchestratorSettings) -> bool:
-    folder = engine_settings(settings).log_folder or settings.data_path / "log"
+def _somebody_runs(made: EngineSettings) -> bool:
+    folder = made.log_folder or made.data_dir / "log"
     disk.make_dirs(folder)
     fd = lock_file(folder / "lock")
     if fd < 0:
@@ -109,7 +116,7 @@ def _somebody_runs(settings: OrchestratorSettings) -> bool:
     return False
 
 
-def _wait_for_service(settings: OrchestratorSettings, state: State, job_id: int, show: Any) -> Job:
+def _wait_for_service(made: EngineSettings, state: State, job_id: int, show: Any) -> Job:
     quiet_since = time.monotonic()
     heard = None
     while True:
@@ -119,15 +126,15 @@ def _wait_for_service(settings: OrchestratorSettings, state: State, job_id: int,
             return job
         if job.heartbeat_ns != heard:
             heard, quiet_since = job.heartbeat_ns, time.monotonic()
-        elif time.monotonic() - quiet_since > _GONE_S and not _somebody_runs(settings):
+        elif time.monotonic() - quiet_since > _GONE_S and not _somebody_runs(made):
             raise TemporaryUnavailable(
                 f"the service that had the replay is gone; it goes on when `mdo up` runs again (job {job_id})"
             )
         time.sleep(0.1)
 
 
-async def _do(settings: OrchestratorSettings, state: State, job_id: int, show: Any) -> Job:
-    engine = Engine(engine_settings(settings, consumers="thread"))
+async def _do(settings: OrchestratorSettings, made: EngineSettings, state: State, job_id: int, show: Any) -> Job:
+    engine = Engine(made)
     await asyncio.to_thread(engine.open)
     clock = SystemClock()
     owner = f"replay:{time.time_ns()}"
