@@ -15,11 +15,15 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from market_data_core import __version__
+from market_data_core.errors import TemporaryUnavailable
 from market_data_core.web import create_service_app, host_allowed, origin_allowed, probe_routes
 from market_data_orchestrator.cockpit import cockpit_routes
+from market_data_orchestrator.doors import Keys, control_router, failures_counter
 from market_data_orchestrator.metrics import ServiceMetrics
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.status import StatusAggregator
+from market_data_pipeline.engine import Engine
+from market_data_pipeline.runners import EngineWriter, IngestController, IngestMetrics, ingest_router
 
 
 class StatusFeed:
@@ -128,6 +132,10 @@ def create_app(service: Service) -> FastAPI:
     async def ws_status(socket: WebSocket) -> None:
         await feed.serve(socket)
 
+    keys = Keys(service.settings)
+    failures = failures_counter(registry)
+    ingest = _ingest(service, registry)
+    service.beside += [ingest.running, lambda: _opened(keys)]
     routes: list[BaseRoute] = [
         *probe_routes(status.health, status.ready),
         Route("/status", get_status, methods=["GET"], name="status", include_in_schema=False),
@@ -142,5 +150,33 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
         cors_origins=service.settings.cors_origins,
     )
+    for router in control_router(service, keys, failures=failures):
+        app.include_router(router)
+    app.include_router(ingest_router(ingest, [keys], failures=failures))
     app.state.metrics = metrics
     return app
+
+
+@contextlib.asynccontextmanager
+async def _opened(keys: Keys) -> AsyncIterator[None]:
+    await asyncio.to_thread(keys.open)
+    yield
+
+
+def _ingest(service: Service, registry: CollectorRegistry) -> IngestController:
+    def engine() -> Engine:
+        if service.engine is None:
+            raise TemporaryUnavailable(f"the service is {service.phase}: nothing can be written now")
+        return service.engine
+
+    writer = EngineWriter(engine, opened=lambda: service.engine)
+    return IngestController(
+        configs=service.settings.config.parent,
+        state_dir=service.settings.data_path,
+        metrics=IngestMetrics(registry),
+        start_source=writer.start_source,
+        stop_source=writer.stop_source,
+        stored_to=writer.stored_to,
+        bus=service.feedback,
+        clock=service.clock,
+    )

@@ -13,9 +13,13 @@ from market_data_core.protocols import BatchSource, Gap, Mark
 from market_data_core.schemas import Origin
 from market_data_orchestrator.config import PlatformConfig, ProviderEntry, load_platform
 from market_data_orchestrator.settings import OrchestratorSettings, load_settings
+from market_data_pipeline.capture import CaptureSettings
 from market_data_pipeline.compiler import SinkDef
 from market_data_pipeline.engine import EngineSettings
 from market_data_pipeline.log import LogSettings
+
+_UNHURRIED = CaptureSettings(lag_rows=1 << 62, lag_rows_hard=1 << 62)
+"""Sources that can wait are never slowed."""
 
 
 def load(**overrides: Any) -> tuple[OrchestratorSettings, PlatformConfig]:
@@ -54,6 +58,7 @@ def engine_settings(
             max_bytes=settings.log_max_bytes,
             reserve_bytes=settings.log_reserve_bytes,
         ),
+        capture=CaptureSettings() if settings.feedback_enabled else _UNHURRIED,
         maintenance_s=settings.maintenance_sec,
     )
 

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from market_data_core import disk
@@ -16,12 +16,14 @@ from market_data_core.errors import MarketDataError, TemporaryUnavailable
 from market_data_core.protocols import BatchSource, Gap
 from market_data_orchestrator.composition import engine_settings, make_source, sinks_of
 from market_data_orchestrator.config import PlatformConfig, ProviderEntry, load_platform, record
+from market_data_orchestrator.feedback import LagReporter, Pressure
 from market_data_orchestrator.jobs import ReplayJobs
 from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_orchestrator.symbols import SymbolBoard
 from market_data_pipeline.capture import SourceStatus
 from market_data_pipeline.dag import plan
 from market_data_pipeline.engine import Engine
+from market_data_pipeline.orchestration import FeedbackBus, feedback_bus
 from market_data_store.state import State
 
 LOG = logging.getLogger(__name__)
@@ -61,6 +63,12 @@ class Service:
         """Set once everything is stored and released, or the start has failed."""
         self._open_gaps: dict[tuple[str, str], int] = {}
         self._changing = asyncio.Lock()
+        self.feedback: FeedbackBus | None = (
+            feedback_bus(self.settings.feedback_url, clock=self.clock) if self.settings.feedback_enabled else None
+        )
+        self.pressure: Pressure | None = None
+        self.beside: list[Callable[[], AbstractAsyncContextManager[None]]] = []
+        """What else runs while the data path does; entered when it is open, left before it closes."""
 
     @property
     def provider(self) -> str:
@@ -99,6 +107,10 @@ class Service:
         async with AsyncExitStack() as stack:
             if not await self._started(stack):
                 return
+            if self.feedback is not None:
+                await stack.enter_async_context(self._feeding_back(self.feedback))
+            for other in self.beside:
+                await stack.enter_async_context(other())
             self.phase, self.problem = "running", ""
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -211,6 +223,37 @@ class Service:
             self.symbols.pop(name, None)
         for source in sources:
             self._add(engine, source)
+
+    @asynccontextmanager
+    async def _feeding_back(self, bus: FeedbackBus) -> AsyncIterator[None]:
+        engine = self.engine
+        if engine is None:
+            yield
+            return
+
+        def slow(scale: float) -> None:
+            engine.capture.pressure = scale
+
+        limit = engine.settings.capture.lag_rows_hard
+        reporter = LagReporter(
+            bus,
+            lag=lambda: max(engine.log.end - engine.consumers().committed, 0),
+            limit=limit,
+            node=self.settings.node_id,
+            clock=self.clock,
+        )
+        self.pressure = Pressure(bus, clock=self.clock, apply=slow)
+        async with bus, asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(reporter.run(), name="feedback-report"),
+                group.create_task(self.pressure.listen(), name="feedback-listen"),
+                group.create_task(self.pressure.expire(), name="feedback-expire"),
+            ]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
 
     async def _close_engine(self) -> None:
         if self.engine is None:

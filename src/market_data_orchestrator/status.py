@@ -15,6 +15,7 @@ from market_data_pipeline.consumers import Ledger
 SERVICE = "orchestrator"
 SHOWN_SYMBOLS = 500
 _CAUSES = ("absorbed", "filtered", "duplicate", "late", "suppressed", "quarantined", "failed", "in_flight")
+_STUCK_S = 10.0
 _STATE_ORDER: dict[HealthState, int] = {"healthy": 0, "degraded": 1, "unhealthy": 2}
 
 
@@ -85,7 +86,8 @@ class StatusAggregator:
             "running": service.phase == "running",
             "paused": False,
             "runtime": {"state": service.phase, "mode": settings.runtime_mode, "problem": service.problem},
-            "feedback": "connected" if settings.feedback_enabled else "disabled",
+            "feedback": service.feedback.state if service.feedback is not None else "disabled",
+            "feedback_events": dict(service.pressure.events) if service.pressure is not None else {},
             "version": __version__,
             "node": settings.node_id,
             "region": settings.region,
@@ -155,14 +157,20 @@ class StatusAggregator:
             self._provider(parts),
             self._runtime(consumers),
             HealthComponent(name="websocket", state="healthy", detail=f"{self.ws_clients} clients"),
-            HealthComponent(
-                name="feedback_bus",
-                state="healthy",
-                detail="in-process" if self._service.settings.feedback_enabled else "disabled",
-            ),
+            self._feedback(),
             _store(consumers, parts.get("store", {})),
             _log(parts.get("log")),
         ]
+
+    def _feedback(self) -> HealthComponent:
+        bus = self._service.feedback
+        if bus is None:
+            return _component("feedback_bus", "healthy", "disabled")
+        lost = f", {bus.dropped} events dropped" if bus.dropped else ""
+        # Away, it costs news and nothing else: what is logged is stored all the same.
+        return _component(
+            "feedback_bus", "healthy" if bus.state == "connected" else "degraded", f"{bus.url} {bus.state}{lost}"
+        )
 
     def _provider(self, parts: Mapping[str, Any]) -> HealthComponent:
         name = self._service.provider
@@ -194,6 +202,12 @@ class StatusAggregator:
                 return _component(
                     "runtime", "degraded", f"{consumer['unaccounted']} events unaccounted for in {consumer['name']}"
                 )
+        stuck = [c for c in consumers if c["node"] and time.time() - c["ts_node"] > _STUCK_S]
+        if stuck:
+            for_s = time.time() - stuck[0]["ts_node"]
+            return _component(
+                "runtime", "degraded", f"{stuck[0]['name']} has been in {stuck[0]['node']} for {for_s:.0f} s"
+            )
         slow = [c for c in consumers if c["state"] in ("starting", "recovering")]
         if slow:
             return _component("runtime", "degraded", f"recovering: {slow[0]['name']} has {slow[0]['lag_events']} to go")

@@ -117,6 +117,8 @@ class Capture:
         gap: GapListener | None = None,
         marker: Callable[[Gap], None] | None = None,
     ) -> None:
+        self.pressure = 1.0
+        """How fast sources that can wait may go for the sake of others, 0 to 1; may be set from any thread."""
         self.taps = taps or Taps()
         self.sources: dict[str, SourceStatus] = {}
         self._log = log
@@ -287,11 +289,11 @@ class Capture:
         if not source.waits or self._stored_to is None:
             return
         settings = self._settings
-        while (lag := self._log.end - self._stored_to()) > settings.lag_rows_hard:
+        while (lag := self._log.end - self._stored_to()) > settings.lag_rows_hard or self.pressure <= 0:
             status.scale, status.state = 0.0, "waiting"
-            status.problem = f"{lag} events wait to be stored"
+            status.problem = f"{lag} events wait to be stored" if self.pressure > 0 else "told to wait by feedback"
             await asyncio.sleep(0.01)
-        if lag > settings.lag_rows:
+        if lag > settings.lag_rows or self.pressure < 1:
             status.scale = 0.5
             await asyncio.sleep(0.001)
         else:

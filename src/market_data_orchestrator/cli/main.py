@@ -10,7 +10,7 @@ import typer
 
 from market_data_core import __version__
 from market_data_core.errors import ConfigurationError, MarketDataError, ValidationError
-from market_data_orchestrator.cli import audit, doctor, graph, plan, query, replay, status, up, validate
+from market_data_orchestrator.cli import audit, doctor, graph, plan, query, reload, replay, status, up, validate
 from market_data_orchestrator.cli.output import ERR, FAILURE, WRONG_USE
 
 
@@ -38,6 +38,7 @@ app.command("status")(status.status)
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("graph")(graph.graph)
+app.command("reload")(reload.reload)
 app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app, name="audit")
 

@@ -10,6 +10,7 @@ import typer
 from market_data_core.errors import AuthenticationFailed, ConfigurationError, TemporaryUnavailable
 from market_data_orchestrator.cli.options import AsJson, DataDir
 from market_data_orchestrator.cli.output import OUT, print_json
+from market_data_orchestrator.cli.reload import key_header
 from market_data_orchestrator.cli.status import service_url
 from market_data_orchestrator.cli.validate import ConfigFile
 from market_data_orchestrator.config import load_platform, recorded
@@ -51,9 +52,8 @@ def plan(
 
 def _running(url: str, settings: OrchestratorSettings) -> Blueprint | None:
     # None where nobody answers, or the service keeps no configuration to compare with.
-    key = settings.api_key.get_secret_value()
     try:
-        answer = httpx.get(f"{url}/plan", headers={"X-API-Key": key} if key else {}, timeout=5.0, trust_env=False)
+        answer = httpx.get(f"{url}/plan", headers=key_header(settings), timeout=5.0, trust_env=False)
     except httpx.TransportError:
         return None
     except (httpx.HTTPError, httpx.InvalidURL) as exc:

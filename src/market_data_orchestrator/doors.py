@@ -1,0 +1,106 @@
+"""Who may come in: the service's keys, and the routes that need one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry, Counter
+from starlette.requests import HTTPConnection
+
+from market_data_core.telemetry import ControlResult
+from market_data_core.web.auth import (
+    FAILURE_REASONS,
+    Authenticator,
+    Principal,
+    Role,
+    guarded_route,
+    key_authenticators,
+    require,
+)
+from market_data_orchestrator.service import Service
+from market_data_orchestrator.settings import OrchestratorSettings
+
+LOG = logging.getLogger(__name__)
+KEYS_FILE = "api-keys.jsonl"
+
+
+def keys_file(settings: OrchestratorSettings) -> Path:
+    """Return where the keys are kept."""
+    return settings.api_keys_file or settings.data_path / KEYS_FILE
+
+
+class Keys:
+    """The service's keys. Until `open`, which needs the data directory, nobody is known.
+
+    Args:
+        settings: Name the configured key and the file of the others.
+    """
+
+    def __init__(self, settings: OrchestratorSettings) -> None:
+        self._settings = settings
+        self._known: list[Authenticator] = []
+        self.first: Path | None = None
+        """File of the key that was made because there was none; its owner alone can read it."""
+
+    def open(self) -> None:
+        """Read the keys, making the first one if there is none at all.
+
+        Raises:
+            ConfigurationError: The file is damaged, or others can read it.
+            TemporaryUnavailable: It cannot be written.
+        """
+        configured = self._settings.api_key.get_secret_value()
+        self._known, self.first = key_authenticators(configured=configured, keys_file=keys_file(self._settings))
+        if self.first is not None:
+            LOG.warning("no key is configured: one was made for you, it is in %s", self.first)
+
+    async def authenticate(self, connection: HTTPConnection) -> Principal | None:
+        """Return whose key a request carries, or None."""
+        for known in self._known:
+            principal = await known.authenticate(connection)
+            if principal is not None:
+                return principal
+        return None
+
+
+def failures_counter(registry: CollectorRegistry) -> Counter:
+    """Return the counter of those who were not let in."""
+    counter = Counter(
+        "orchestrator_auth_failures", "Requests that were not let in, by reason.", ["reason"], registry=registry
+    )
+    for reason in FAILURE_REASONS:
+        counter.labels(reason=reason)
+    return counter
+
+
+def control_router(service: Service, keys: Authenticator, *, failures: Counter) -> list[APIRouter]:
+    """Return the routes of control, for admins, and those that show what is configured, for viewers."""
+
+    def behind(role: Role) -> APIRouter:
+        gate = require(role, authenticators=[keys], failures=failures)
+        return APIRouter(route_class=guarded_route(gate), tags=["control"])
+
+    admin, viewer = behind(Role.ADMIN), behind(Role.VIEWER)
+
+    @admin.post("/control/reload")
+    async def reload() -> ControlResult:
+        """Read the configuration again and run what it says, whole or not at all."""
+        done = await service.reload()
+        return ControlResult(status="ok", detail=_told(done))
+
+    @viewer.get("/plan")
+    async def plan() -> dict[str, Any]:
+        """What runs: providers, graph, sinks and settings, secrets masked."""
+        return {"configuration": service.config.blueprint().to_dict()}
+
+    return [admin, viewer]
+
+
+def _told(done: dict[str, Any]) -> str:
+    consumers = {what: names for what, names in done["consumers"].items() if names and what != "untouched"}
+    said = "; ".join(f"{what}: {', '.join(names)}" for what, names in consumers.items()) or "no consumer changes"
+    restart = done["needs_restart"]
+    return f"Configuration reloaded; {said}" + (f"; needs a restart: {', '.join(restart)}" if restart else "")
