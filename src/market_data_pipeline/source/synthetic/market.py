@@ -12,16 +12,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from market_data_pipeline.source.synthetic.draws import GOLDEN, Words, words_of
 from market_data_pipeline.source.synthetic.schedule import Ints
 
 Floats = npt.NDArray[np.float64]
-Words = npt.NDArray[np.uint64]
 
 PRICE_DECIMALS: Final = 2
 SIZE_DECIMALS: Final = 0
@@ -29,7 +29,6 @@ VERSION: Final = 1
 """Changes with every change of what the same seed gives."""
 
 _TICKS_PER_UNIT: Final = 10**PRICE_DECIMALS
-_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
 # The walk: one table of a closed random path, read at three speeds. A scale moves one step of the table every
 # 2**shift events, and its weight is how far (in log price) the whole table reaches. With 65,536 steps a table's
@@ -59,21 +58,6 @@ _EXCHANGES: Final = pa.array(list("QQQQNNNPPZZKDDVY"), pa.string())
 _CONDITIONS: Final = pa.array(["@", "@ I"], pa.string())
 _SIDES: Final = pa.array(["SELLER", "BUYER"], pa.string())
 _ODD_LOT_BELOW: Final = 100
-
-
-# The finaliser of SplitMix64 (Steele, Lea, Flood 2014): its n-th word is `_scramble(key + n * golden ratio)`, which is
-# what lets a stream of random words be entered anywhere.
-def _scramble(words: Words) -> Words:
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
-    return words
-
-
-def _words(key: np.uint64, numbers: Ints) -> Words:
-    return _scramble(numbers.view(np.uint64) * _GOLDEN + key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +103,7 @@ class Market:
 
     def words(self, places: Ints) -> Words:
         """Return the random word of each event, from which all that is random about it is cut."""
-        return _words(self._event_key, places)
+        return words_of(self._event_key, places)
 
     def book(self, symbols: Ints, places: Ints) -> Book:
         """Return the top of book of `symbols` at `places`; quotes and trades of one place see the same one."""
@@ -136,10 +120,16 @@ class Market:
         bid = middle.astype(np.int64) - (spread - 1 >> 1)
         return Book(bid=bid, ask=bid + spread)
 
-    def quotes(self, places: Ints) -> dict[str, object]:
-        """Return the columns of the quotes at `places`, without times; prices in whole ticks, sizes in round lots."""
+    def quotes(self, places: Ints, symbols: Ints | None = None) -> dict[str, Any]:
+        """Return the columns of the quotes at `places`, without times; prices in whole ticks, sizes in round lots.
+
+        Args:
+            places: Where they stand in the schedule.
+            symbols: Whose they are, as places in the symbols; None for those that `symbol_of` says.
+        """
         words = self.words(places)
-        symbols = self.symbol_of(words, places)
+        if symbols is None:
+            symbols = self.symbol_of(words, places)
         book = self.book(symbols, places)
         return {
             "instrument": symbols.astype(np.int32),
@@ -161,19 +151,21 @@ class Market:
             "ask_size": float(lots[1]),
         }
 
-    def trades(self, places: Ints, first: int) -> dict[str, object]:
+    def trades(self, places: Ints, numbers: Ints, symbols: Ints | None = None) -> dict[str, Any]:
         """Return the columns of the trades at `places`, without times.
 
         Args:
             places: Where they stand in the schedule.
-            first: Number of the first among all trades; ids count on from it.
+            numbers: Which among all trades they are; ids go by it.
+            symbols: As in `quotes`.
         """
         words = self.words(places)
-        symbols = self.symbol_of(words, places)
+        if symbols is None:
+            symbols = self.symbol_of(words, places)
         book = self.book(symbols, places)
         buyer = (words & np.uint64(1)).astype(np.bool_)
         sizes = _TRADE_SIZES[((words >> np.uint64(8)) & np.uint64(1023)).view(np.int64)]
-        ids = np.arange(len(places), dtype=np.int64) + (self._first_trade_id + first)
+        ids = numbers + self._first_trade_id
         return {
             "instrument": symbols.astype(np.int32),
             "price": np.where(buyer, book.ask, book.bid) / _TICKS_PER_UNIT,
@@ -185,7 +177,7 @@ class Market:
         }
 
     def _set_walk(self, key: np.uint64) -> None:
-        draws = _words(key, np.arange(_PATH_STEPS, dtype=np.int64))
+        draws = words_of(key, np.arange(_PATH_STEPS, dtype=np.int64))
         # Four 16-bit parts of a word add up to nearly a bell curve.
         steps = draws.view(np.uint16).reshape(-1, 4).astype(np.int64).sum(axis=1) - 2 * 0xFFFF
         regimes = np.array([1, 1, 1, 1, 2, 2, 3, 5])
@@ -204,7 +196,7 @@ class Market:
 
     def _set_symbols(self, count: int, key: np.uint64) -> None:
         numbers = np.arange(count * 8, dtype=np.int64).reshape(8, count)
-        draws = _words(key, numbers)
+        draws = words_of(key, numbers)
         parts = (draws >> np.uint64(32)).view(np.int64)
         mask = _PATH_STEPS - 1
         self._offsets: tuple[Ints, ...] = tuple(parts[i] & mask for i in range(len(_SCALES)))
@@ -221,6 +213,6 @@ class Market:
         points = (np.arange(slots) + 0.5) * (edges[-1] / slots)
         self._picks: Ints = np.minimum(np.searchsorted(edges, points), count - 1).astype(np.int64)
         self._pick_shift = np.uint64(64 - (slots.bit_length() - 1))
-        draws = _words(key ^ _GOLDEN, np.arange(_BURST_STRETCHES, dtype=np.int64))
+        draws = words_of(key ^ GOLDEN, np.arange(_BURST_STRETCHES, dtype=np.int64))
         self._burst_symbol: Ints = ((draws >> np.uint64(16)) & np.uint64(0xFFFFFFFF)).view(np.int64) % count
         self._burst_share = np.where((draws & np.uint64(31)) == 0, _BURST_SHARE, 0).astype(np.uint8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +52,9 @@ class Mix:
             return None
         return number // share * (self.quotes + self.trades) + first + number % share
 
-    def places(self, kind: Kind, first: int, end: int) -> Ints:
-        """Return the places of the events ``[first, end)`` of `kind`, ascending."""
+    def places(self, kind: Kind, numbers: Ints) -> Ints:
+        """Return the places of these events of `kind`; none if the mix has no such events."""
         share, offset = self._turn(kind)
-        numbers = np.arange(first, end, dtype=np.int64)
         if share == 0:
             return numbers[:0]
         turns = numbers // share
@@ -63,6 +62,36 @@ class Mix:
 
     def _turn(self, kind: Kind) -> tuple[int, int]:
         return (self.quotes, 0) if kind is Kind.QUOTES else (self.trades, self.quotes)
+
+
+class Pace(Protocol):
+    """When events are due: the n-th at a time that depends on n alone. Counts and times begin at 0."""
+
+    def count(self, elapsed_ns: int) -> int:
+        """Return how many events fit into that time from the beginning on."""
+        ...
+
+    def span_ns(self, count: int) -> int:
+        """Return the shortest time from the beginning into which that many events fit."""
+        ...
+
+    def behind_ns(self, elapsed_ns: int, given: int, most_ns: int) -> int:
+        """Return by how much a reader is too late.
+
+        Args:
+            elapsed_ns: Since the beginning.
+            given: How many events they have had.
+            most_ns: How late they may be.
+        """
+        ...
+
+    def times_ns(self, counts: Ints) -> Ints:
+        """Return when so many events have come, in nanoseconds from the beginning."""
+        ...
+
+    def since(self, first: int) -> Pace:
+        """Return the pace of the events from `first` on, with that one's time as the beginning."""
+        ...
 
 
 class Rate:
@@ -93,6 +122,15 @@ class Rate:
     def span_ns(self, count: int) -> int:
         """Return the shortest time into which that many events fit."""
         return -(-count * self.period_ns // self.events)
+
+    def behind_ns(self, elapsed_ns: int, given: int, most_ns: int) -> int:
+        """Return by how much a reader is too late, in whole events."""
+        excess = self.count(elapsed_ns) - given - self.most_within(most_ns)
+        return self.span_ns(excess) if excess > 0 else 0
+
+    def since(self, first: int) -> Rate:  # noqa: ARG002  evenly paced, every event is as good a beginning
+        """Return the rate itself."""
+        return self
 
     def times_ns(self, counts: Ints) -> Ints:
         """Return ``counts / rate`` in nanoseconds, rounded down, for counts from 0 up."""

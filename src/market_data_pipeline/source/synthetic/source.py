@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -17,8 +17,12 @@ from market_data_core.models import Quote
 from market_data_core.protocols import END_OF_TIME_NS, Mark
 from market_data_core.schemas import Kind, Origin
 from market_data_pipeline.events import Event, stream_events
+from market_data_pipeline.source.synthetic.bursts import BurstRate
+from market_data_pipeline.source.synthetic.defects import Defects, Stretches, parse_defects
+from market_data_pipeline.source.synthetic.draws import key_of
+from market_data_pipeline.source.synthetic.injection import VERSION, Injector
 from market_data_pipeline.source.synthetic.market import MAX_SYMBOLS, PRICE_DECIMALS, SIZE_DECIMALS, Market
-from market_data_pipeline.source.synthetic.schedule import Mix, Rate
+from market_data_pipeline.source.synthetic.schedule import Mix, Pace, Rate
 from market_data_pipeline.source.synthetic.timeline import RealTimeline, Stretch, Timeline, VirtualTimeline
 
 VENDOR: Final = "synthetic"
@@ -44,6 +48,28 @@ class SyntheticSource:
     of quotes and one of trades, so between the two `ts_event` goes back by at most one stretch. Prices are on a tick
     of 0.01, bid below ask, sizes whole.
 
+    Made-up data may have the defects of real data. Like all else they are a function of seed and n, and they can be
+    asked for by name, each as a mapping of its parameters, the last six also as a bare share:
+
+    - ``gaps``: for `for_s` in every `every_s`, events are not given; all, or those of some `symbols`. No venue sequence
+      comes with the events. Trade ids and offsets count on over a gap, so trades show it; in quotes it is a silence.
+    - ``silence``: for `for_s` in every `every_s`, some `symbols`, or one drawn each time, have no events. Others have
+      more instead.
+    - ``bursts``: for `for_s` in every `every_s`, the rate is multiplied by `factor` (10).
+    - ``duplicates``: a `share` of trades comes again with the same id, `after` so many other trades (0).
+    - ``late``: `ts_event` of a `share` of events is older by `by_s` (5); when they come stays as it is.
+    - ``out_of_order``: the same, older by anything up to `by_s` (0.1).
+    - ``crossed``: bid and ask of a `share` of quotes are swapped.
+    - ``spikes``: the price of a `share` of events is multiplied by `factor` (10); of a quote both prices move.
+    - ``bad_values``: a `share` of events has one of `what`: a price that is ``nan`` or ``negative`` (of quotes the bid)
+      or, trades only, ``zero_size``.
+
+    Shares are exact: of 100,000 trades, 0.001 are 100, one at a random place in each thousand. Stretches lie at random
+    places in their periods, and periods are counted in the schedule's own time, in which event n stands at n / rate,
+    bursts included. At most one thing is wrong with a price, and an event is late or out of order, not both; what an
+    event is spared for that is not counted. A repeat has its original's price and time. Bad values are not repeated,
+    nor is what fell into a gap.
+
     Args:
         symbols: Tickers, the busiest first; or how many made-up ones (``SYN0000`` and on).
         seed: Another seed is another market.
@@ -56,9 +82,12 @@ class SyntheticSource:
         start_ns: Where virtual time begins, UTC nanoseconds since the epoch.
         count: Events in the whole sequence, those before a resume included; then comes a mark that closes
             everything. None goes on for ever.
-        batch_rows: Most events in one stretch.
+        batch_rows: Most events in one stretch; repeats come on top of it.
         linger_s: In real time, how long events are gathered.
-        max_skew_s: In virtual time, the longest stretch, and so how far the two kinds may be apart.
+        max_skew_s: In virtual time, the longest stretch, and so how far the two kinds may be apart, but for events that
+            are late or out of order.
+        defects: What is to be wrong, such as ``{"duplicates": 0.01, "late": {"share": 0.02, "by_s": 5}}``. What it asks
+            for is part of `source_id`.
 
     Raises:
         ConfigurationError: An argument is out of range; the message names it.
@@ -78,6 +107,7 @@ class SyntheticSource:
         batch_rows: int = 8192,
         linger_s: float = 0.001,
         max_skew_s: float = 0.1,
+        defects: Mapping[str, Any] | None = None,
     ) -> None:
         self._symbols = _named(symbols)
         self._places = {symbol: i for i, symbol in enumerate(self._symbols)}
@@ -100,6 +130,9 @@ class SyntheticSource:
         self._linger_s = linger_s
         self._max_skew_s = max_skew_s
         self._virtual = _is_virtual(time)
+        self._defects = parse_defects(defects, self._symbols)
+        self._check_defects()
+        self._injector = self._new_injector()
         self._source_id = f"synthetic:{seed}:{self._fingerprint()}"
         self._position = 0
         self._status = "pending"
@@ -139,6 +172,16 @@ class SyntheticSource:
         """
         return self._source_id
 
+    @property
+    def injected(self) -> dict[str, int]:
+        """By defect asked for, how many events have it of those given since `batches` or `stream` was begun last.
+
+        Of ``gaps`` those withheld, of ``silence`` those that others had instead of a silent symbol, of ``bursts`` those
+        that came in one. ``bad_values`` is told by kind as well, as ``bad_values.nan`` and so on. Repeats count as
+        ``duplicates`` and as nothing else.
+        """
+        return {} if self._injector is None else dict(self._injector.injected)
+
     async def batches(self, resume: Mapping[str, int]) -> AsyncGenerator[SourceBatch | Mark, None]:
         """Give the events from where `resume` says on, quotes before trades within each stretch.
 
@@ -154,6 +197,8 @@ class SyntheticSource:
         done = {kind: resume.get(self._sequence(kind), 0) for kind in _KINDS}
         place = self._first_place(done)
         self._timeline = timeline = self._new_timeline()
+        if self._injector is not None:
+            self._injector.forget()
         end = _ENDLESS if self._count is None else self._count
         while not self._closed.is_set() and place < end:
             stretch = await timeline.take(place, end)
@@ -168,12 +213,15 @@ class SyntheticSource:
         if self._count is not None and not self._closed.is_set():
             self._status = "closed"
             for kind in _KINDS:
-                offset = self._mix.before(kind, self._count) + 1
+                offset = self._offset(kind, self._mix.before(kind, self._count)) + 1
                 if done[kind] < offset:
                     yield Mark(vendor=VENDOR, ts_ns=END_OF_TIME_NS, source_id=self._sequence(kind), offset=offset)
 
     async def stream(self) -> AsyncGenerator[Event, None]:
-        """Give the events from the first on, one by one, in the order of `ts_event`; none after `close`."""
+        """Give the events from the first on, one by one, in the order of `ts_event`; none after `close`.
+
+        Those that are late or out of order come where they come.
+        """
         async with aclosing(stream_events(self, self._clock)) as events:
             async for event in events:
                 yield event
@@ -204,45 +252,103 @@ class SyntheticSource:
         rate = self._rate or Rate(UNPACED_VIRTUAL_RATE)
         times = [self._start_ns, rate.events, rate.period_ns] if self._virtual else ["real"]
         parts = [self._market.identity, self._mix.quotes, self._mix.trades, *times, self._count]
+        if self._injector is not None:
+            asked = (f"{name} {getattr(self._defects, name)}" for name in self._defects.names)
+            parts += [VERSION, *asked, rate.events, rate.period_ns]
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 
+    def _check_defects(self) -> None:
+        oldest_ns = max((p.by_ns for p in (self._defects.late, self._defects.out_of_order) if p is not None), default=0)
+        if self._virtual and self._start_ns < oldest_ns:
+            raise ConfigurationError(
+                f"synthetic source: start_ns {self._start_ns} leaves no room for events {oldest_ns} ns late"
+            )
+        if self._defects.bursts is not None and self._rate is None and not self._virtual:
+            raise ConfigurationError("synthetic source: defect bursts multiplies the rate, but rate is 0")
+
+    # When the schedule has events: what bursts make of the rate. None for as fast as they are read.
+    def _pace(self) -> Pace | None:
+        rate = self._rate or (Rate(UNPACED_VIRTUAL_RATE) if self._virtual else None)
+        bursts = self._defects.bursts
+        return rate if bursts is None or rate is None else self._bursting(rate, bursts)
+
+    def _bursting(self, rate: Rate, bursts: Stretches) -> BurstRate:
+        return BurstRate(
+            usual=rate,
+            burst=Rate(rate.events * NS_PER_SECOND / rate.period_ns * bursts.factor),
+            every_ns=bursts.every_ns,
+            for_ns=bursts.for_ns,
+            key=key_of(self._market.identity, str(VERSION), "bursts"),
+        )
+
+    def _new_injector(self) -> Injector | None:
+        if self._defects == Defects():
+            return None
+        pace = self._pace() or Rate(UNPACED_VIRTUAL_RATE)
+        return Injector(self._defects, market=self._market, mix=self._mix, pace=pace, symbols=len(self._symbols))
+
     def _new_timeline(self) -> Timeline:
-        if not self._virtual:
+        pace = self._pace()
+        if pace is None or not self._virtual:
             return RealTimeline(
                 clock=self._clock,
                 closed=self._closed,
-                rate=self._rate,
+                rate=pace,
                 most=self._batch_rows,
                 linger_ns=int(self._linger_s * NS_PER_SECOND),
             )
-        rate = self._rate or Rate(UNPACED_VIRTUAL_RATE)
-        in_skew = rate.count(int(self._max_skew_s * NS_PER_SECOND))
-        return VirtualTimeline(start_ns=self._start_ns, rate=rate, most=max(1, min(self._batch_rows, in_skew)))
+        in_skew = (self._rate or Rate(UNPACED_VIRTUAL_RATE)).count(int(self._max_skew_s * NS_PER_SECOND))
+        return VirtualTimeline(
+            start_ns=self._start_ns,
+            rate=pace,
+            most=max(1, min(self._batch_rows, in_skew)),
+            # Withheld events leave holes in the offsets. Whoever has lost a log can tell by offsets what it has had
+            # only if the same batches come again.
+            aligned=self._injector is not None,
+        )
 
     # The kind that is further behind decides where to go on; the other one's events are passed over.
     def _first_place(self, done: Mapping[Kind, int]) -> int:
-        places = (self._mix.place(kind, done[kind]) for kind in _KINDS)
+        places = (self._mix.place(kind, self._number(kind, done[kind])) for kind in _KINDS)
         return min(place for place in places if place is not None)
+
+    # Offsets count rows and numbers count events: the same, unless some events are repeated.
+    def _offset(self, kind: Kind, number: int) -> int:
+        return number if self._injector is None else self._injector.offset(kind, number)
+
+    def _number(self, kind: Kind, offset: int) -> int:
+        return offset if self._injector is None else self._injector.number(kind, offset)
 
     def _fill(self, stretch: Stretch, done: dict[Kind, int]) -> Iterator[SourceBatch]:
         for kind in _KINDS:
-            first = max(done[kind], self._mix.before(kind, stretch.begin))
+            first = self._mix.before(kind, stretch.begin)
+            if done[kind] > self._offset(kind, first):
+                first = self._number(kind, done[kind])
             end = self._mix.before(kind, stretch.end)
             if first >= end:
                 continue
-            places = self._mix.places(kind, first, end)
-            columns = self._market.quotes(places) if kind is Kind.QUOTES else self._market.trades(places, first)
-            columns["ts_event"] = ts_event = stretch.ts_event(places)
-            if stretch.recv_delay_ns is not None:
-                columns["ts_recv"] = ts_event + np.int64(stretch.recv_delay_ns)
-            done[kind] = end
-            yield SourceBatch(
-                kind=kind,
-                data=unlogged(kind, len(places), columns),
-                instruments=self._instruments,
-                source_id=self._sequence(kind),
-                offset=end,
-            )
+            if self._injector is None:
+                rows, columns = end - first, self._columns(kind, first, end, stretch)
+            else:
+                rows, columns = self._injector.columns(kind, first, end, done[kind], stretch)
+            done[kind] = self._offset(kind, end)
+            if rows:
+                yield SourceBatch(
+                    kind=kind,
+                    data=unlogged(kind, rows, columns),
+                    instruments=self._instruments,
+                    source_id=self._sequence(kind),
+                    offset=done[kind],
+                )
+
+    def _columns(self, kind: Kind, first: int, end: int, stretch: Stretch) -> dict[str, Any]:
+        numbers = np.arange(first, end, dtype=np.int64)
+        places = self._mix.places(kind, numbers)
+        columns = self._market.quotes(places) if kind is Kind.QUOTES else self._market.trades(places, numbers)
+        columns["ts_event"] = ts_event = stretch.ts_event(places)
+        if stretch.recv_delay_ns is not None:
+            columns["ts_recv"] = ts_event + np.int64(stretch.recv_delay_ns)
+        return columns
 
 
 def _named(symbols: Sequence[str] | int) -> tuple[str, ...]:

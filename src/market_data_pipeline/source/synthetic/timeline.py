@@ -11,7 +11,7 @@ import numpy as np
 
 from market_data_core.clock import NS_PER_SECOND, Clock
 from market_data_core.errors import SourceError
-from market_data_pipeline.source.synthetic.schedule import Ints, Rate
+from market_data_pipeline.source.synthetic.schedule import Ints, Pace
 
 VIRTUAL_DELAY_NS: Final = 50_000
 """How long after `ts_event` an event of virtual time reaches us."""
@@ -59,13 +59,15 @@ class VirtualTimeline:
         start_ns: UTC nanoseconds since the epoch.
         rate: Events per second of virtual time.
         most: Events in one stretch.
+        aligned: End stretches at multiples of `most`, wherever reading begins.
     """
 
-    def __init__(self, *, start_ns: int, rate: Rate, most: int) -> None:
+    def __init__(self, *, start_ns: int, rate: Pace, most: int, aligned: bool = False) -> None:
         self._start_ns = start_ns
         self._rate = rate
         self._places = rate.count(_LAST_NS - VIRTUAL_DELAY_NS - start_ns)
         self._most = most
+        self._aligned = aligned
 
     def now_ns(self, place: int) -> int:
         """Return the time of the event at `place`."""
@@ -80,9 +82,10 @@ class VirtualTimeline:
         if place >= self._places:
             raise SourceError(f"synthetic source: event {place} would stand after the last time of int64 nanoseconds")
         await asyncio.sleep(0)  # others run between two stretches, however fast this one is read
+        from_place = place - place % self._most if self._aligned else place
         return Stretch(
             begin=place,
-            end=min(place + self._most, limit, self._places),
+            end=min(from_place + self._most, limit, self._places),
             ts_event=self._times,
             recv_delay_ns=VIRTUAL_DELAY_NS,
         )
@@ -105,7 +108,7 @@ class RealTimeline:
         linger_ns: Least time between two stretches that are not full.
     """
 
-    def __init__(self, *, clock: Clock, closed: asyncio.Event, rate: Rate | None, most: int, linger_ns: int) -> None:
+    def __init__(self, *, clock: Clock, closed: asyncio.Event, rate: Pace | None, most: int, linger_ns: int) -> None:
         self._clock = clock
         self._closed = closed
         self._rate = rate
@@ -124,6 +127,7 @@ class RealTimeline:
         if self._begin is None:
             self._given_ns = self._clock.now_ns()
             self._begin = (place, self._given_ns)
+            self._rate = None if self._rate is None else self._rate.since(place)
         if self._rate is None:
             return self._unpaced(place, min(place + self._most, limit))
         return await self._paced(self._rate, *self._begin, place, limit)
@@ -138,15 +142,14 @@ class RealTimeline:
 
         return Stretch(begin=begin, end=end, ts_event=times, recv_delay_ns=None)
 
-    async def _paced(self, rate: Rate, first: int, epoch_ns: int, place: int, limit: int) -> Stretch | None:
+    async def _paced(self, rate: Pace, first: int, epoch_ns: int, place: int, limit: int) -> Stretch | None:
         while True:
             now_ns = self._clock.now_ns()
-            due = first + rate.count(now_ns - epoch_ns)
-            excess = due - place - rate.most_within(MAX_BACKLOG_NS)
-            if excess > 0:
-                epoch_ns += rate.span_ns(excess)
-                due -= excess
+            behind_ns = rate.behind_ns(now_ns - epoch_ns, place - first, MAX_BACKLOG_NS)
+            if behind_ns:
+                epoch_ns += behind_ns
                 self._begin = (first, epoch_ns)
+            due = first + rate.count(now_ns - epoch_ns)
             next_ns = max(epoch_ns + rate.span_ns(place + 1 - first), self._given_ns + self._linger_ns)
             if due > place and (now_ns >= next_ns or due - place >= self._most):
                 break
