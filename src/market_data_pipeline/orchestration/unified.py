@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Literal, Self, get_args
 
 from market_data_core.errors import ConfigurationError, PipelineError
+from market_data_pipeline.orchestration.dag import GraphRunner
 from market_data_pipeline.orchestration.runtime import PipelineRuntime
 from market_data_pipeline.orchestration.settings import PipelineRuntimeSettings
 from market_data_pipeline.pipeline import PipelineResult, PipelineSpec
 
 Mode = Literal["dag", "streaming", "batch"]
-DagRunner = Callable[[Any], Awaitable[Any]]
+DagRunner = Callable[[Any], Coroutine[Any, Any, Any]]
 """Runs a DAG until it has ended, and is cancelled to end it."""
 
 _MODES: Final = get_args(Mode)
@@ -27,10 +28,11 @@ class UnifiedRuntime:
         settings: Of the `PipelineRuntime` beneath; by default the synthetic provider.
         mode: ``streaming`` runs a pipeline until it is stopped or its source has ended, whatever duration it names;
             ``batch`` runs it to the end of its source, or of its duration; ``dag`` runs a DAG.
-        dag_runner: Runs it, in that mode.
+        dag_runner: Runs it, in that mode; by default a `GraphRunner` over the providers of the settings, in their
+            pipeline's `data_dir`.
 
     Raises:
-        ConfigurationError: The mode is unknown, or ``dag`` has nobody to run it.
+        ConfigurationError: The mode is unknown.
     """
 
     def __init__(
@@ -42,11 +44,10 @@ class UnifiedRuntime:
     ) -> None:
         if mode not in _MODES:
             raise ConfigurationError(f"mode {mode!r} is none of {', '.join(_MODES)}")
-        if mode == "dag" and dag_runner is None:
-            raise ConfigurationError("mode 'dag' needs a dag_runner")
+        settings = settings or PipelineRuntimeSettings()
         self.runtime = PipelineRuntime(settings)
         self._mode = mode
-        self._dag_runner = dag_runner
+        self._dag_runner: DagRunner = dag_runner or GraphRunner(settings.pipeline.data_dir, providers=settings.providers)
         self._job: asyncio.Task[Any] | None = None
 
     @property
@@ -86,7 +87,7 @@ class UnifiedRuntime:
         """
         if self.state == "running":
             raise PipelineError("a job runs already; stop it first")
-        work = self._run_dag(job) if self._mode == "dag" else self._run_pipeline(job)
+        work = self._dag_runner(job) if self._mode == "dag" else self._run_pipeline(job)
         task = self._job = asyncio.create_task(work, name=f"{self._mode} runtime")
         try:
             await asyncio.wait({task})
@@ -100,11 +101,6 @@ class UnifiedRuntime:
         if self._job is not None and not self._job.done():
             self._job.cancel()
             await asyncio.wait({self._job})
-
-    async def _run_dag(self, dag: Any) -> Any:
-        if self._dag_runner is None:
-            raise ConfigurationError("mode 'dag' needs a dag_runner")
-        return await self._dag_runner(dag)
 
     async def _run_pipeline(self, job: PipelineSpec | Mapping[str, Any]) -> PipelineResult:
         if not isinstance(job, PipelineSpec):

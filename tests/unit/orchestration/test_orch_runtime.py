@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from orch_world import Live, at_noon, drive, take
@@ -19,6 +20,7 @@ from market_data_core.errors import (
 from market_data_core.models import Quote
 from market_data_core.telemetry import BackpressureLevel, FeedbackEvent
 from market_data_pipeline import MemorySink, PipelineSpec
+from market_data_pipeline.consumers import Ledger
 from market_data_pipeline.orchestration import (
     PipelineRuntime,
     PipelineRuntimeSettings,
@@ -31,6 +33,7 @@ from market_data_pipeline.orchestration import (
 )
 from market_data_pipeline.orchestration.rated import RatedSource
 from market_data_pipeline.source.synthetic import SyntheticSource
+from market_data_store.lake import Lake
 
 
 async def eventually(true):
@@ -373,11 +376,70 @@ async def test_dag_is_run_by_whom_it_is_given():
     assert await running is None
 
 
-@pytest.mark.parametrize(("given", "told"), [({"mode": "fast"}, "dag, streaming, batch"), ({}, "dag_runner")])
-def test_modes_are_checked(given, told):
-    """An unknown mode, or a DAG that nobody runs, is refused."""
-    with pytest.raises(ConfigurationError, match=told):
-        UnifiedRuntime(**given)
+def test_modes_are_checked():
+    """An unknown mode is refused."""
+    with pytest.raises(ConfigurationError, match="dag, streaming, batch"):
+        UnifiedRuntime(mode="fast")
+
+
+DAG = """
+dag:
+  nodes:
+    market: {source: synthetic, kinds: [trades]}
+    clean: {operator: validate}
+    second: {operator: resample_ohlc, interval: 1s}
+    lake: {sink: store, kinds: [bars]}
+    trades: {sink: store, kinds: [trades]}
+  edges:
+    - market -> clean -> second -> lake
+    - clean -> trades
+"""
+
+
+def dag_settings(tmp_path, **params):
+    params = {"rate": 1000, "time": "virtual", "seed": 2, **params}
+    return PipelineRuntimeSettings(
+        pipeline={"data_dir": tmp_path},
+        providers={"synthetic": {"symbols": ["AAPL", "MSFT"], "params": params}},
+    )
+
+
+async def test_a_dag_in_yaml_runs_to_the_end_of_its_sources(tmp_path):
+    """By default mode `dag` reads the providers of its settings and stores durably; every event is accounted for."""
+    async with UnifiedRuntime(dag_settings(tmp_path, count=3000)) as runtime:
+        consumers = await runtime.run(DAG)
+    lake = Lake(tmp_path / "lake", "default")
+    trades = lake.read("trades").num_rows
+    assert 0 < trades < 3000
+    assert sum(lake.read("bars").column("trade_count").to_pylist()) == trades
+    assert {Ledger.restored(c["ledger"], c["flow"]).unaccounted for c in consumers.values()} == {0}
+
+
+async def test_a_dag_that_is_stopped_has_stored_what_it_took(tmp_path):
+    """Stopping drains: what was received is in the lake."""
+    async with UnifiedRuntime(dag_settings(tmp_path, time="real")) as runtime:
+        running = asyncio.create_task(runtime.run(DAG))
+        await eventually(lambda: _is((tmp_path / "log").is_dir() and any((tmp_path / "lake").rglob("part-*.parquet"))))
+        await runtime.stop()
+        assert await running is None
+    assert Lake(tmp_path / "lake", "default").read("trades").num_rows > 0
+
+
+@pytest.mark.parametrize(
+    ("dag", "told"),
+    [
+        (DAG.replace("validate", "validat"), "did you mean validate"),
+        (DAG.replace("-> clean -> second", "-> clean -> second -> clean"), "cycle"),
+        (DAG.replace("source: synthetic", "source: all"), "names no source to run"),
+        (Path("nowhere.yaml"), "cannot be read"),
+    ],
+)
+async def test_a_wrong_dag_is_refused_with_its_place(tmp_path, dag, told):
+    """Nothing is begun."""
+    async with UnifiedRuntime(dag_settings(tmp_path)) as runtime:
+        with pytest.raises(ConfigurationError, match=told):
+            await runtime.run(dag)
+    assert not (tmp_path / "log").exists()
 
 
 async def test_a_provider_within_its_budget_answers_for_single_symbols():
