@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from market_data_core.errors import ConfigurationError
 from market_data_core.protocols import BatchSource
-from market_data_pipeline.source.captures import CaptureSource
-from market_data_pipeline.source.databento import DatabentoSource, is_dbn
-from market_data_pipeline.source.replay import ReplaySource
+
+if TYPE_CHECKING:
+    from market_data_pipeline.source.captures import CaptureSource
+    from market_data_pipeline.source.databento import DatabentoSource
+    from market_data_pipeline.source.replay import ReplaySource
 
 Reader = Literal["replay", "databento", "captures"]
 READERS: Final[tuple[Reader, ...]] = ("replay", "databento", "captures")
@@ -48,6 +50,7 @@ def recorded_source(params: Mapping[str, Any], done: Collection[str]) -> BatchSo
     symbols, speed = params.get("symbols"), float(params.get("speed", 0.0))
     if reader not in READERS:
         raise ConfigurationError(f"there is no reader {reader!r} of recordings; there are: {', '.join(READERS)}")
+    ReplaySource, DatabentoSource, CaptureSource = _classes()  # noqa: N806  classes they are
     if reader == "replay":
         return ReplaySource(paths, params.get("layout"), symbols=symbols, speed=speed, done=done)
     if params.get("layout"):
@@ -59,7 +62,18 @@ def recorded_source(params: Mapping[str, Any], done: Collection[str]) -> BatchSo
     return CaptureSource(paths, symbols=symbols)
 
 
+# Loaded with the first job: a service that replays nothing need not carry them.
+def _classes() -> tuple[type[ReplaySource], type[DatabentoSource], type[CaptureSource]]:
+    from market_data_pipeline.source.captures import CaptureSource  # noqa: PLC0415
+    from market_data_pipeline.source.databento import DatabentoSource  # noqa: PLC0415
+    from market_data_pipeline.source.replay import ReplaySource  # noqa: PLC0415
+
+    return ReplaySource, DatabentoSource, CaptureSource
+
+
 def _reader_of(paths: Sequence[Path]) -> Reader:
+    from market_data_pipeline.source.databento import is_dbn  # noqa: PLC0415  as above
+
     dbn = [path for path in paths if is_dbn(path)]
     if dbn and len(dbn) < len(paths):
         other = next(path for path in paths if path not in dbn)
@@ -74,6 +88,7 @@ def recordings(source: BatchSource) -> list[Recording]:
         ConfigurationError: There is nothing to read, or a file that is not of a known form.
         SourceError: A file cannot be read.
     """
+    ReplaySource, DatabentoSource, CaptureSource = _classes()  # noqa: N806
     if isinstance(source, ReplaySource):
         return [
             Recording(path=path, source_id=source_id, whole=layout.symbol.column is not None)
@@ -88,6 +103,7 @@ def recordings(source: BatchSource) -> list[Recording]:
 
 def progress_of(source: BatchSource) -> dict[str, Any]:
     """Return how far a source is, as plain values; what it does not say is 0."""
+    ReplaySource, DatabentoSource, CaptureSource = _classes()  # noqa: N806
     if isinstance(source, ReplaySource | DatabentoSource):
         return asdict(source.progress)
     found: dict[str, Any] = dict.fromkeys(_FILES_PARAMS, 0)

@@ -24,6 +24,7 @@ from market_data_pipeline.capture import SourceStatus
 from market_data_pipeline.dag import plan
 from market_data_pipeline.engine import Engine
 from market_data_pipeline.orchestration import FeedbackBus, feedback_bus
+from market_data_pipeline.worker import WorkerConsumers
 from market_data_store.state import State
 
 LOG = logging.getLogger(__name__)
@@ -36,14 +37,24 @@ class Service:
     Args:
         settings: How, as `load_settings` gave them; the platform's configuration is read with them.
         clock: Where time comes from.
+        config: The configuration, if it was read with them already.
+        consumers: A worker for both that was begun before.
 
     Raises:
         ConfigurationError: The configuration is wrong.
     """
 
-    def __init__(self, settings: OrchestratorSettings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: OrchestratorSettings,
+        *,
+        clock: Clock | None = None,
+        config: PlatformConfig | None = None,
+        consumers: WorkerConsumers | None = None,
+    ) -> None:
         self._asked = settings
-        self.config: PlatformConfig = load_platform(settings=settings)
+        self._consumers = consumers
+        self.config: PlatformConfig = config or load_platform(settings=settings)
         self.settings = self.config.applied_to(settings)
         self.clock = clock or SystemClock()
         self.started_s = time.time()
@@ -148,8 +159,14 @@ class Service:
         data_dir = self.settings.data_path
         await asyncio.to_thread(disk.make_dirs, data_dir)
         sources = {entry.name: make_source(entry) for entry in self.config.enabled}
+        begun, self._consumers = self._consumers, None
         engine = Engine(
-            engine_settings(self.settings, self.config), clock=self.clock, gap=self._gap, marker=self._marker
+            engine_settings(self.settings, self.config),
+            clock=self.clock,
+            gap=self._gap,
+            marker=self._marker,
+            # Only the first start can have the worker that was begun for it.
+            consumers=begun,
         )
         await asyncio.to_thread(engine.open)
         self.engine = engine

@@ -94,6 +94,7 @@ class Engine:
         clock: Where time comes from.
         gap: Told of the beginning and end of a gap in a live source.
         marker: Told of the gaps that sources themselves speak of.
+        consumers: A worker for these settings that was begun before.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Engine:
         clock: Clock | None = None,
         gap: GapListener | None = None,
         marker: Callable[[Gap], None] | None = None,
+        consumers: WorkerConsumers | None = None,
     ) -> None:
         self.settings = settings
         self.taps = Taps()
@@ -110,7 +112,8 @@ class Engine:
         self._gap = gap
         self._marker = marker
         config = settings.consumers_config()
-        self._consumers: _Runs = WorkerConsumers(config) if settings.consumers == "process" else Consumers(config)
+        made: _Runs = WorkerConsumers(config) if settings.consumers == "process" else Consumers(config)
+        self._consumers: _Runs = consumers or made
         self._ending = threading.Event()
 
     def open(self) -> None:
@@ -121,7 +124,11 @@ class Engine:
             TemporaryUnavailable: The store is away.
         """
         settings = self.settings
-        self._refuse_second_writer()
+        try:
+            self._refuse_second_writer()
+        except LogLocked:
+            self._consumers.close()
+            raise
         stand = self._consumers.open()
         try:
             self.log = LogWriter(

@@ -6,6 +6,7 @@ stand, is told to go, and from then on says how they are; it ends when told to, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -18,11 +19,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from market_data_core import disk, plugins, priority
 from market_data_core.errors import ConfigurationError, MarketDataError, PipelineError, TemporaryUnavailable
 from market_data_core.protocols import Store
+from market_data_pipeline.children import Child, can_fork, forked, spawned
 from market_data_pipeline.compiler import SinkDef, compile_graph
 from market_data_pipeline.consumers import (
     ConsumerHost,
@@ -211,19 +213,24 @@ class WorkerConsumers:
         self._status = HostStatus()
         self._late: list[str] = []
         self._problem = ""
+        self._child: Child | None = None
         self._asking = threading.Lock()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
+    def begin(self, *, copy: bool = False) -> None:
+        """Start the child; may be called well before `open`.
+
+        Args:
+            copy: Make it a copy of this process where that can be: it is there sooner, and shares what both have
+                loaded. Only for a process that holds nothing open yet that the child should not.
+        """
+        if self._child is None:
+            self._child = forked(main) if copy and can_fork() else spawned("market_data_pipeline.worker")
+            self._say(self._config.to_json())
+
     def open(self) -> Standing:
-        """Start the child, which opens the store and says where the consumers stand."""
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "market_data_pipeline.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, which then drains
-        )
-        self._say(self._config.to_json())
+        """Wait until the child has opened the store and says where the consumers stand."""
+        self.begin()
         said = self._hear()
         if said is None or "error" in said:
             self.close()
@@ -240,17 +247,18 @@ class WorkerConsumers:
         threading.Thread(target=self._listen, name="consumers-status", daemon=True).start()
 
     def _say(self, line: str) -> None:
-        pipe = self._child.stdin
-        if pipe is None or pipe.closed:
+        child = self._child
+        if child is None or child.stdin is None or child.stdin.closed:
             return
+        pipe = child.stdin
         try:
             pipe.write(line + "\n")
             pipe.flush()
         except BrokenPipeError:
-            self._problem = f"the consumers' process has ended with code {self._child.poll()}"
+            self._problem = f"the consumers' process has ended with code {child.poll()}"
 
     def _hear(self) -> dict[str, Any] | None:
-        pipe: IO[str] | None = self._child.stdout
+        pipe = self._child.stdout if self._child is not None else None
         line = pipe.readline() if pipe is not None else ""
         return dict(json.loads(line)) if line else None
 
@@ -262,7 +270,8 @@ class WorkerConsumers:
                 self._answers.put(said["answer"])
             else:
                 self._status = HostStatus(consumers=said["consumers"], store=said["store"])
-        self._problem = f"the consumers' process has ended with code {self._child.wait()}"
+        code = self._child.wait() if self._child is not None else None
+        self._problem = f"the consumers' process has ended with code {code}"
 
     @property
     def problem(self) -> str:
@@ -298,6 +307,8 @@ class WorkerConsumers:
     @property
     def pid(self) -> int:
         """The child's process id."""
+        if self._child is None:
+            raise PipelineError("the consumers' process is not started")
         return self._child.pid
 
     def status(self) -> HostStatus:
@@ -309,7 +320,8 @@ class WorkerConsumers:
         self._late = ["all"]
         self._say(json.dumps({"stop": True, "drain_to": drain_to, "timeout_s": timeout_s}))
         try:
-            self._child.wait(timeout_s + 5.0)
+            if self._child is not None:
+                self._child.wait(timeout_s + 5.0)
         except subprocess.TimeoutExpired:
             LOG.error("the consumers' process does not end; it is killed, and goes on from its snapshots next time")
         self.close()
@@ -317,12 +329,16 @@ class WorkerConsumers:
 
     def close(self) -> None:
         """End the child whatever it does; its state on disk is safe."""
-        if self._child.poll() is None:
-            self._child.kill()
-        self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout):
+        child, self._child = self._child, None
+        if child is None:
+            return
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def _report(consumers: Consumers, say: Callable[[dict[str, Any]], None], over: threading.Event, every_s: float) -> None:

@@ -306,7 +306,16 @@ def test_doctor_finds_an_empty_directory_fit(said, tmp_path):
     code, out, _ = said("doctor", "--json", "--data-dir", tmp_path / "data")
     findings = json.loads(out)
     assert code == 0, findings
-    assert {f["check"] for f in findings} == {"machine", "settings", "disk", "log", "lake", "state", "service"}
+    assert {f["check"] for f in findings} == {
+        "configuration",
+        "machine",
+        "settings",
+        "disk",
+        "log",
+        "lake",
+        "state",
+        "service",
+    }
     assert not (tmp_path / "data").exists()
 
 

@@ -47,7 +47,9 @@ class UnifiedRuntime:
         settings = settings or PipelineRuntimeSettings()
         self.runtime = PipelineRuntime(settings)
         self._mode = mode
-        self._dag_runner: DagRunner = dag_runner or GraphRunner(settings.pipeline.data_dir, providers=settings.providers)
+        self._dag_runner: DagRunner = dag_runner or GraphRunner(
+            settings.pipeline.data_dir, providers=settings.providers
+        )
         self._job: asyncio.Task[Any] | None = None
 
     @property

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from market_data_core.clock import NS_PER_SECOND, Clock
 from market_data_core.protocols import FeedbackPublisher
@@ -15,6 +13,9 @@ from market_data_core.telemetry import BackpressureLevel, FeedbackEvent
 from market_data_pipeline.capture import SourceStatus
 from market_data_pipeline.runners.metrics import IngestMetrics
 from market_data_pipeline.runners.policy import StoreSyncPolicy
+
+if TYPE_CHECKING:
+    import httpx
 
 LOG = logging.getLogger(__name__)
 
@@ -57,6 +58,10 @@ class StoreSync:
 
     async def run(self) -> None:
         """Send notices until cancelled."""
+        while not self._followed:
+            await self._clock.sleep(self._policy().interval_seconds)
+        import httpx  # noqa: PLC0415  a large library, for those who follow something
+
         async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as client:
             while True:
                 await self._clock.sleep(self._policy().interval_seconds)
