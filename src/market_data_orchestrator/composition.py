@@ -51,6 +51,7 @@ def engine_settings(
         tenant=settings.tenant_id,
         graph=config.graph.to_json(reveal=True),
         sinks=sinks_of(config),
+        vendors=vendors_of(config),
         consumers="thread" if (consumers or settings.workers) == "thread" else "process",
         log=LogSettings(
             fsync=settings.log_fsync,
@@ -79,6 +80,16 @@ def log_folder(settings: OrchestratorSettings) -> Path:
 def sinks_of(config: PlatformConfig) -> dict[str, SinkDef]:
     """Return what the configured sinks stand for, by name."""
     return {entry.name: SinkDef(sink=entry.sink, params=dict(entry.params)) for entry in config.sinks}
+
+
+def vendors_of(config: PlatformConfig) -> dict[str, tuple[str, ...]]:
+    """Return whose events the configured providers give, by name; those that do not say are not in it."""
+    found = {}
+    for entry in config.enabled:
+        vendors = getattr(plugins.load(plugins.PROVIDERS, entry.provider), "vendors", None)
+        if isinstance(vendors, tuple):
+            found[entry.name] = vendors
+    return found
 
 
 def make_source(entry: ProviderEntry) -> BatchSource:

@@ -16,6 +16,8 @@ _CAUSES = (
     "passed", "absorbed", "filtered", "duplicate", "late", "suppressed", "quarantined", "failed",
 )  # fmt: skip
 
+_OUTCOMES = ("received", *_CAUSES, "emitted")
+
 
 class ServiceMetrics(Collector):
     """Reads the figures when they are asked for, so counting costs the data path nothing.
@@ -60,6 +62,7 @@ class ServiceMetrics(Collector):
         yield _gauge("mds_log_size_bytes", "Size of the log", float(log.get("size_bytes", 0)))
         yield _gauge("mds_log_pending_bytes", "Appended and not yet durable", float(log.get("pending_bytes", 0)))
         yield from _consumers(values.rows("consumers"))
+        yield from _nodes(values.rows("consumers"))
 
 
 class _Values:
@@ -111,3 +114,25 @@ def _consumers(consumers: list[dict[str, Any]]) -> Iterator[Metric]:
             for outcome in _CAUSES:
                 ended.add_metric([name, node["name"], outcome], node[outcome])
     yield from (received, ended, emitted, inside, lost, lag, restarts)
+
+
+def _nodes(consumers: list[dict[str, Any]]) -> Iterator[Metric]:
+    # The whole ledger in one family, node by node, as `mdo top` and the graph in the cockpit show it.
+    events = CounterMetricFamily(
+        "pipeline_node_events", "Events by what a node did with them", labels=["consumer", "node", "outcome"]
+    )
+    inside = GaugeMetricFamily("pipeline_node_in_flight", "Events held inside a node", labels=["consumer", "node"])
+    lag = GaugeMetricFamily("pipeline_consumer_lag_events", "Logged and not yet stored", labels=["consumer"])
+    age = GaugeMetricFamily(
+        "pipeline_consumer_commit_age_seconds", "Since the last commit; absent before the first", labels=["consumer"]
+    )
+    for consumer in consumers:
+        name = str(consumer["name"])
+        lag.add_metric([name], consumer["lag_events"])
+        if consumer["commit_age_s"] is not None:
+            age.add_metric([name], consumer["commit_age_s"])
+        for node in consumer["nodes"]:
+            inside.add_metric([name, node["name"]], node["in_flight"])
+            for outcome in _OUTCOMES:
+                events.add_metric([name, node["name"], outcome], node[outcome])
+    yield from (events, inside, lag, age)

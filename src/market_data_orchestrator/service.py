@@ -14,7 +14,7 @@ from market_data_core import disk
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import MarketDataError, TemporaryUnavailable
 from market_data_core.protocols import BatchSource, Gap
-from market_data_orchestrator.composition import engine_settings, make_source, sinks_of
+from market_data_orchestrator.composition import engine_settings, make_source, sinks_of, vendors_of
 from market_data_orchestrator.config import PlatformConfig, ProviderEntry, load_platform, record
 from market_data_orchestrator.feedback import LagReporter, Pressure
 from market_data_orchestrator.jobs import ReplayJobs
@@ -221,6 +221,7 @@ class Service:
         return engine.reconfigure(
             graph=config.graph.to_json(reveal=True),
             sinks=sinks_of(config),
+            vendors=vendors_of(config),
             version=config.graph.version,
             timeout_s=self.settings.drain_sec,
         )

@@ -50,6 +50,7 @@ def compile_graph(
     sinks: Mapping[str, SinkDef],
     folder: Path,
     history: Callable[[str, bool], TickHistory],
+    vendors: Mapping[str, Sequence[str]] | None = None,
 ) -> list[ConsumerSpec]:
     """Return the consumers that run a graph, one per sink and named after it.
 
@@ -59,12 +60,13 @@ def compile_graph(
         folder: Where sinks that have no position of their own keep it.
         history: Makes the history of stored ticks, from the name of the consumer that stores them and whether repeated
             trade ids are to be left out.
+        vendors: Whose events a source gives, by its name in the graph; of one that is not named, all are let in.
 
     Raises:
         ConfigurationError: An operator or sink cannot be made, or two consumers would store the same bars; names the
             node and its place.
     """
-    parts = _Parts(graph=graph, sinks=sinks, folder=folder, history=history)
+    parts = _Parts(graph=graph, sinks=sinks, folder=folder, history=history, vendors=vendors or {})
     taken: set[tuple[str, str]] = set()
     return [_consumer(parts, sink, taken) for sink in graph.of("sink")]
 
@@ -75,6 +77,7 @@ class _Parts:
     sinks: Mapping[str, SinkDef]
     folder: Path
     history: Callable[[str, bool], TickHistory]
+    vendors: Mapping[str, Sequence[str]]
 
     def sink(self, node: NodeSpec) -> SinkDef:
         return self.sinks.get(node.type) or SinkDef(sink=node.type)
@@ -85,7 +88,9 @@ class _Parts:
             part = self.graph.upstream(node.name)
             stores = self.sink(node).sink == STORE and str(kind) in node.params.get("kinds", (str(kind),))
             whole = all(
-                str(kind) in s.params.get("kinds", (str(kind),)) and not s.params.keys() & {"symbols", "vendors"}
+                str(kind) in s.params.get("kinds", (str(kind),))
+                and not s.params.keys() & {"symbols", "vendors"}
+                and s.type not in self.vendors
                 for s in part.of("source")
             )
             if stores and whole and all(o.type == "validate" for o in part.of("operator")):
@@ -111,13 +116,14 @@ def _consumer(parts: _Parts, sink: NodeSpec, taken: set[tuple[str, str]]) -> Con
     edges = [Edge(LOG_NODE, "", n.name) for n in nodes if n.role == "source"]
     edges += [Edge(e.sender, e.port, STORE_NODE if e.receiver == sink.name else e.receiver) for e in part.edges]
     target = {"sink": definition.sink, "params": definition.params if own else {}}
+    given = {n.type: list(parts.vendors[n.type]) for n in nodes if n.role == "source" and n.type in parts.vendors}
     return ConsumerSpec(
         name=sink.name,
         kinds=_kinds(part, sink, first),
         operators=operators,
         routes={kind: str(kind) for kind in map(Kind, sink.params.get("kinds") or EVENT_KINDS)},
         edges=tuple(edges),
-        config=hashlib.sha256(json.dumps([part.version, target], sort_keys=True).encode()).hexdigest(),
+        config=hashlib.sha256(json.dumps([part.version, target, given], sort_keys=True).encode()).hexdigest(),
         versions={n.name: part.node_version(n.name) for n in nodes},
         sink=_sink(sink, definition, parts.folder) if own else None,
     )
@@ -126,7 +132,7 @@ def _consumer(parts: _Parts, sink: NodeSpec, taken: set[tuple[str, str]]) -> Con
 def _operator(node: NodeSpec, part: GraphSpec, parts: _Parts) -> Operator:
     if node.role == "source":
         wanted = {k: node.params[k] for k in ("kinds", "symbols", "vendors") if k in node.params}
-        return Entrance(**wanted, name=node.name)
+        return Entrance(**{"vendors": parts.vendors.get(node.type, ()), **wanted}, name=node.name)
     made = catalogue.build(node)
     before = [n for n in part.upstream(node.name).nodes if n.role == "operator" and n.name != node.name]
     if not isinstance(made, Bars) or not all(n.type in _TRANSPARENT for n in before):

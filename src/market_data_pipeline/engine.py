@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -41,6 +41,7 @@ class EngineSettings:
         bars: Which bars to make.
         graph: What to run instead, as `GraphSpec.to_json` gives it with its secrets.
         sinks: What the graph's sinks stand for, by name.
+        vendors: Whose events its sources give, by name; all are let in by one that is not named.
         consumers: In threads of this process, or in a process of their own, which costs memory and keeps capture's
             latency free of theirs.
         trim_s: How often segments nobody needs are let go.
@@ -53,6 +54,7 @@ class EngineSettings:
     bars: tuple[BarsConfig, ...] = (BarsConfig(),)
     graph: str = ""
     sinks: Mapping[str, SinkDef] = field(default_factory=dict)
+    vendors: Mapping[str, Sequence[str]] = field(default_factory=dict)
     consumers: Literal["process", "thread"] = "thread"
     log: LogSettings = field(default_factory=LogSettings)
     capture: CaptureSettings = field(default_factory=CaptureSettings)
@@ -69,6 +71,7 @@ class EngineSettings:
             tenant=self.tenant,
             bars=self.bars,
             graph=self.graph,
+            vendors={name: list(vendors) for name, vendors in self.vendors.items()},
             sinks={name: {"sink": s.sink, "params": dict(s.params)} for name, s in self.sinks.items()},
             settings=self.commit,
             maintenance_s=self.maintenance_s,
@@ -189,7 +192,13 @@ class Engine:
         self._consumers.prepare(replace(self.settings, graph=graph, sinks=sinks or {}).consumers_config(), "")
 
     def reconfigure(
-        self, *, graph: str, sinks: Mapping[str, SinkDef] | None = None, version: str = "", timeout_s: float = 10.0
+        self,
+        *,
+        graph: str,
+        sinks: Mapping[str, SinkDef] | None = None,
+        vendors: Mapping[str, Sequence[str]] | None = None,
+        version: str = "",
+        timeout_s: float = 10.0,
     ) -> dict[str, list[str]]:
         """Run other consumers from here on, without losing an event; all of them, or nothing is changed.
 
@@ -199,6 +208,7 @@ class Engine:
         Args:
             graph: What to run, as in `EngineSettings`.
             sinks: What its sinks stand for.
+            vendors: Whose events its sources give.
             version: Names the configuration on record.
             timeout_s: How long the consumers that change may take for what is logged already.
 
@@ -209,7 +219,10 @@ class Engine:
             ConfigurationError: What is wrong with it.
             PipelineError: Consumers did not get there in time; all go on as before, and the log says so.
         """
-        settings, change = replace(self.settings, graph=graph, sinks=sinks or {}), uuid.uuid4().hex
+        settings, change = (
+            replace(self.settings, graph=graph, sinks=sinks or {}, vendors=vendors or {}),
+            uuid.uuid4().hex,
+        )
         self._consumers.prepare(settings.consumers_config(), change)
         covers = self.log.sources()
         at = self._record_configuration(settings, version, change)

@@ -57,6 +57,7 @@ class ConsumersConfig:
         bars: Which bars to make, beside storing everything as it came; if there is no graph.
         graph: What to run, as `GraphSpec.to_json` gives it with its secrets.
         sinks: What the graph's sinks stand for: by name the fields of `SinkDef`.
+        vendors: Whose events the graph's sources give, by name.
         since: Where consumers begin that have no snapshot yet, by name.
         settings: When they commit.
         maintenance_s: How often the store is maintained; 0 for never.
@@ -72,6 +73,7 @@ class ConsumersConfig:
     bars: tuple[BarsConfig, ...] = (BarsConfig(),)
     graph: str = ""
     sinks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    vendors: dict[str, list[str]] = field(default_factory=dict)
     since: dict[str, int] = field(default_factory=dict)
     settings: ConsumerSettings = field(default_factory=ConsumerSettings)
     maintenance_s: float = 60.0
@@ -125,7 +127,9 @@ class Consumers:
         if config.graph:
             sinks = {name: SinkDef(**values) for name, values in config.sinks.items()}
             graph = GraphSpec.from_json(config.graph)
-            specs = compile_graph(graph, sinks=sinks, folder=Path(config.folder), history=history)
+            specs = compile_graph(
+                graph, sinks=sinks, folder=Path(config.folder), history=history, vendors=config.vendors
+            )
         else:
             specs = [raw(), *(bars(b, history=history("raw", b.dedupe)) for b in config.bars)]
         if doubled := [n for n, count in Counter(spec.name for spec in specs).items() if count > 1]:

@@ -267,7 +267,7 @@ def test_a_file_of_no_known_layout_is_refused_with_those_there_are(data, tmp_pat
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name: my_iso\nvendor: me\nkind: trades\n", "columns: Field required"),
+        ("name: my_iso\nvendor: me\nkind: trades\n", "time: Field required"),
         (ISO_LAYOUT.replace("unit: iso8601", "unit: fortnights"), "time.unit"),
         (ISO_LAYOUT.replace("price: px", "prise: px"), "prise"),
         ("[not closed", "is not YAML"),

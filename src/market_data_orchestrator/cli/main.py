@@ -10,7 +10,20 @@ import typer
 
 from market_data_core import __version__
 from market_data_core.errors import ConfigurationError, MarketDataError, ValidationError
-from market_data_orchestrator.cli import audit, doctor, graph, plan, query, reload, replay, status, up, validate
+from market_data_orchestrator.cli import (
+    audit,
+    doctor,
+    graph,
+    plan,
+    query,
+    reload,
+    replay,
+    status,
+    tap,
+    top,
+    up,
+    validate,
+)
 from market_data_orchestrator.cli.output import ERR, FAILURE, WRONG_USE
 
 
@@ -39,6 +52,8 @@ app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("graph")(graph.graph)
 app.command("reload")(reload.reload)
+app.command("tap")(tap.tap)
+app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app, name="audit")
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from market_data_core.batch import EventBatch
-from market_data_core.errors import LogError, MarketDataError, TransformError
-from market_data_core.protocols import Mark, Result, Table
-from market_data_core.schemas import Kind
+from market_data_core.errors import LogError
+from market_data_core.protocols import Mark, Table
 from market_data_core.steps import Step, reached
-from market_data_pipeline.consumers.ledger import Edge, Ledger
+from market_data_pipeline.consumers.ledger import Ledger
 from market_data_pipeline.consumers.model import CONFIGURATION, LOG_NODE, STORE_NODE, Surroundings
 from market_data_pipeline.consumers.snapshot import Snapshot, read_snapshot, write_snapshot
+from market_data_pipeline.consumers.spans import Flow, Spans, mark_of
 from market_data_pipeline.log import LogReader, Record, RecordType
 from market_data_pipeline.log.segments import list_segments, sources_before
 
@@ -75,12 +73,11 @@ class Session:
         if saved.position < self._reader.position and self._misses(saved):
             # State that stops before a hole would make wrong rows after it.
             saved = Snapshot()
-        self._operators = {o.name: o for o in self._spec.operators()}
-        self._edges = self._spec.edges or _chain(self._operators)
-        self._ways: dict[tuple[str, str], list[str]] = {}
-        for edge in self._edges:
-            self._ways.setdefault((edge.sender, edge.port), []).append(edge.receiver)
-        self._ledger = Ledger((LOG_NODE, *self._operators, STORE_NODE), self._spec.edges)
+        operators = self._spec.operators()
+        self._ledger = Ledger((LOG_NODE, *(o.name for o in operators), STORE_NODE), self._spec.edges)
+        self._flow = Flow(operators, self._ledger, take=self._store, at_work=self._say_at_work)
+        self._operators = self._flow.operators
+        self._to = _Place(0, None)
         self._covers = dict(saved.covers)
         self._restore(saved)
         # A table that nobody wrote to has no position either; it is opened when the first row for it comes.
@@ -93,7 +90,7 @@ class Session:
         self._status.position = self._done
         self._status.committed = max(self._status.committed, self._done)
         self._catch_up_to = max([self._done, *(s.version for s in self._sinks.values())])
-        self._records: list[Record] = []
+        self._spans = Spans()
         self._over = False
         self._ts_known = 0
         self._waiting_since: float | None = None
@@ -194,16 +191,10 @@ class Session:
     # state move together, so a commit or snapshot between two spans is always of one moment.
 
     def _take(self, record: Record) -> None:
-        if self._records and record.first_seq > self._records[-1].end:
-            # The barrier that stood here is lost, with the log behind it or to damage. Tables may have what came before
-            # it, so that must not get the end of a later one.
-            self._take_span()
-        self._records.append(record)
-        if record.barrier:
-            self._take_span()
+        for span in self._spans.add(record):
+            self._take_span(span)
 
-    def _take_span(self) -> None:
-        records, self._records = self._records, []
+    def _take_span(self, records: list[Record]) -> None:
         end = records[-1].end
         span: list[EventBatch] = []
         for taken in records:
@@ -256,7 +247,7 @@ class Session:
             self._run([part], record.end, source=(record.source_id, high))
 
     def _take_mark(self, record: Record, span: list[EventBatch]) -> None:
-        mark = _mark_of(record)
+        mark = mark_of(record)
         given = bool(mark.source_id) and not record.meta.get("idle")
         if given and mark.offset <= self._covers.get(mark.source_id, 0):
             return
@@ -279,67 +270,18 @@ class Session:
         source: tuple[str, int] | None = None,
         mark: Mark | None = None,
     ) -> None:
-        to = _Place(end, source)
-        for batch in _joined(span):
-            self._send(LOG_NODE, "", [batch], to)
+        self._to = _Place(end, source)
+        self._flow.run(span, end, self._ts_known, mark)
         span.clear()
-        for name, operator in self._operators.items():
-            if mark is not None:
-                # What a mark closes reaches the next operator before the mark itself: behind the end of a source its
-                # rows would come from nowhere, and wait for ever.
-                operator.advance(mark)
-            self._give(name, self._call(name, partial(operator.barrier, end, self._ts_known)), to)
-        self._status.node = ""
 
-    def _send(self, sender: str, port: str, batches: list[EventBatch], to: _Place) -> None:
-        ways = self._ways.get((sender, port))
-        if self._ledger.edges and batches:
-            rows = sum(len(b) for b in batches)
-            if ways is None:
-                # Nobody asked for this output.
-                node = self._ledger[sender]
-                node.passed -= rows
-                node.suppressed += rows
-                return
-            self._ledger.sent[sender, port] += rows
-        for batch in batches:
-            for receiver in ways or ():
-                self._arrive(receiver, batch, to)
+    def _say_at_work(self, name: str, since: float) -> None:
+        self._status.node = name
+        if name:
+            self._status.ts_node = since
 
-    def _arrive(self, name: str, batch: EventBatch, to: _Place) -> None:
-        if name == STORE_NODE:
-            self._store(batch, to)
-            return
-        operator = self._operators[name]
-        node = self._ledger[name]
-        node.received += len(batch)
-        if batch.kind in operator.kinds:
-            self._give(name, self._call(name, partial(operator.process, batch)), to)
-        elif self._ledger.edges and batch.kind not in operator.gives(frozenset({batch.kind})):
-            node.suppressed += len(batch)
-        else:
-            node.passed += len(batch)
-            self._send(name, "", [batch], to)
-
-    def _give(self, name: str, result: Result, to: _Place) -> None:
-        node = self._ledger[name]
-        node.take(result)
-        node.in_flight = self._operators[name].in_flight()
-        self._send(name, "", result.out, to)
-        for port, batches in result.ports.items():
-            self._send(name, port, batches, to)
-
-    def _call(self, name: str, work: Callable[[], Result]) -> Result:
-        # Who looks on sees where a consumer is and since when, and an error says which operator it came from.
-        self._status.node, self._status.ts_node = name, time.time()
-        try:
-            return work()
-        except (MarketDataError, MemoryError):
-            raise
-        except Exception as exc:
-            raise TransformError(f"operator {name} failed: {type(exc).__name__}: {exc}") from exc
-
-    def _store(self, batch: EventBatch, to: _Place) -> None:
+    def _store(self, sender: str, port: str, batch: EventBatch) -> None:
+        del sender, port
+        to = self._to
         node = self._ledger[STORE_NODE]
         node.received += len(batch)
         name = self._spec.routes.get(batch.kind)
@@ -433,28 +375,3 @@ class Session:
 
     def _publish(self) -> None:
         self._given.publish(self._ledger)
-
-
-def _chain(names: Iterable[str]) -> tuple[Edge, ...]:
-    return tuple(Edge(sender, "", receiver) for sender, receiver in pairwise((LOG_NODE, *names, STORE_NODE)))
-
-
-def _mark_of(record: Record) -> Mark:
-    meta = record.meta
-    return Mark(
-        vendor=str(meta["v"]),
-        ts_ns=int(meta["t"]),
-        symbols=tuple(meta.get("y", ())),
-        source_id=record.source_id,
-        offset=record.offset,
-    )
-
-
-def _joined(span: list[EventBatch]) -> list[EventBatch]:
-    # Rows of one kind and source become one batch: an operator call costs the same for ten rows as for a thousand.
-    if len(span) < 2:
-        return span
-    groups: dict[tuple[Kind, str, str], list[EventBatch]] = {}
-    for batch in span:
-        groups.setdefault((batch.kind, str(batch.origin), batch.source_id), []).append(batch)
-    return [g[0] if len(g) == 1 else g[-1].with_data(pa.concat_batches([b.data for b in g])) for g in groups.values()]

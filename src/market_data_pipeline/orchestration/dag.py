@@ -70,14 +70,15 @@ class GraphRunner:
             data_dir=self._data_dir,
             graph=graph.to_json(reveal=True),
             sinks=self._sinks,
+            vendors={name: getattr(s, "vendors", ()) for name, s in sources.items() if hasattr(s, "vendors")},
             commit=ConsumerSettings(commit_s=0.5),
         )
         engine = Engine(settings, clock=self._clock)
         await asyncio.to_thread(engine.open)
         try:
-            for source in sources:
+            for source in sources.values():
                 engine.add(source)
-            for source in sources:
+            for source in sources.values():
                 await engine.capture.wait(source.name)
             end = engine.log.end
             while not await asyncio.to_thread(engine.wait_stored, end, _LOOK_S) and not engine.problem:
@@ -89,13 +90,13 @@ class GraphRunner:
             raise SourceError(f"source {failed[0].name} failed: {failed[0].problem}")
         return engine.consumers().consumers
 
-    def _parts(self, dag: GraphSpec | Mapping[str, Any] | str | Path) -> tuple[GraphSpec, list[BatchSource]]:
+    def _parts(self, dag: GraphSpec | Mapping[str, Any] | str | Path) -> tuple[GraphSpec, dict[str, BatchSource]]:
         graph = dag if isinstance(dag, GraphSpec) else self._parsed(dag)
         named = [node for node in graph.of("source") if node.type != ALL_SOURCES]
         sources = {name: self._source(name) for name in dict.fromkeys(node.type for node in named)}
         if not sources:
             raise ConfigurationError("the graph names no source to run: give it one beside `all`")
-        return graph, list(sources.values())
+        return graph, sources
 
     def _parsed(self, dag: Mapping[str, Any] | str | Path) -> GraphSpec:
         file = "dag"

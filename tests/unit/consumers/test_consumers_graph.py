@@ -140,6 +140,23 @@ def test_a_source_node_lets_through_what_it_was_asked_for(tmp_path):
     assert ledger["some"].filtered == sum(q["symbol"] != "BBB" for q in quotes)
 
 
+def test_a_source_node_of_a_provider_takes_what_that_gives(tmp_path):
+    """With the vendors of a provider known, events of others do not enter by its node."""
+    graph = {
+        "nodes": {
+            "ours": {"source": "synthetic", "kinds": ["trades"]},
+            "theirs": {"source": "replay", "kinds": ["trades"]},
+            "kept": {"sink": "kept"},
+            "none": {"sink": "nowhere"},
+        },
+        "edges": ["ours -> kept", "theirs -> none"],
+    }
+    consumers = ran(tmp_path, graph, vendors={"synthetic": ["synthetic"], "replay": ["somebody else"]})
+    trades = Lake(tmp_path / "lake", "default").read("trades").num_rows
+    assert len(TAKEN["kept"]) == trades
+    assert balanced(consumers["none"])["theirs"].filtered == trades
+
+
 def test_a_sink_that_fails_is_given_the_same_again_and_holds_up_nobody(tmp_path):
     """Its consumer tries again; the store goes on, and once the sink takes values it gets every one."""
     graph = {

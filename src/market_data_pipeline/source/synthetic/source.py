@@ -93,6 +93,9 @@ class SyntheticSource:
         ConfigurationError: An argument is out of range; the message names it.
     """
 
+    vendors = (VENDOR,)
+    """Whose events it gives."""
+
     def __init__(
         self,
         *,
