@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks [row ...] [--quick] [--out bench-results] [--profile]``."""
+"""The command line: ``python -m benchmarks [row ...] [--quick] [--out bench-results] [--profile] [--yardsticks]``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import bars_csv, bars_parquet, footprint, lake_bars, live, stored
+from benchmarks import bars_csv, bars_parquet, dag, footprint, lake_bars, live, many, stored
 from benchmarks.context import Context, default_cache, find_recordings, machine
 from benchmarks.results import Result, show, write
 
 _FAILED = "failed"
-ROWS = {m.ROW: m for m in (bars_parquet, bars_csv, stored, live, lake_bars, footprint)}
+ROWS = {m.ROW: m for m in (bars_parquet, bars_csv, dag, stored, live, many, lake_bars, footprint)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder of the results")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for tables that are dear to build")
     parser.add_argument("--profile", action="store_true", help="also print where time goes, with py-spy")
+    parser.add_argument(
+        "--yardsticks", action="store_true", help="also run NautilusTrader and Bytewax, in their own venv"
+    )
     given = parser.parse_args(arguments)
     if unknown := [row for row in given.rows if row not in ROWS]:
         parser.error(f"no row {', '.join(unknown)}; there are: {', '.join(ROWS)}")
@@ -37,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     facts = machine()
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as work:
-        fields = {"work": Path(work), "cache": given.cache, "recordings": find_recordings(), "profile": given.profile}
+        fields = {"work": Path(work), "cache": given.cache, "recordings": find_recordings()}
+        fields |= {"profile": given.profile, "yardsticks": given.yardsticks}
         if given.rounds:
             fields["rounds"] = given.rounds
         ctx = Context.quick(**fields) if given.quick else Context(**fields)

@@ -15,6 +15,7 @@ from benchmarks.context import Context, median_rate, rate_spread, rounds, second
 from benchmarks.direct import BarsFound
 from benchmarks.profiles import profiled
 from benchmarks.results import Result, Target
+from benchmarks.yardsticks_venv import foreign
 
 ROW = "parquet"
 OBJECTS, KERNEL, COPY, READ = "object per tick", "NumPy kernel", "memory copy", "pyarrow reading alone"
@@ -24,6 +25,8 @@ def run(ctx: Context) -> list[Result]:
     """Measure, and compare the bars of all ways over the same ticks."""
     made = ticks.prepare(ctx)
     checked = compare(made.sample)
+    wanted = {"bars": checked["bars_compared"], "volume": checked["volume"]}
+    others = foreign(ctx, ROW, "bars", files=made.sample, expected=wanted)
     loaded = [yardsticks.load(f)[1] for f in made.files]
     kernel_events = sum(len(c[0]) for c in loaded)
     # Copied into memory that is there already: a fresh page costs more than the copy into it.
@@ -36,6 +39,7 @@ def run(ctx: Context) -> list[Result]:
             KERNEL: lambda: seconds(lambda: [yardsticks.kernel(c) for c in loaded]),
             COPY: lambda: seconds(lambda: _copy(loaded, copies)),
             READ: lambda: seconds(lambda: [pq.read_table(f) for f in made.files]),
+            **others.runs,
         },
         ctx.rounds,
     )
@@ -50,6 +54,7 @@ def run(ctx: Context) -> list[Result]:
             KERNEL: median_rate(kernel_events, times[KERNEL]),
             COPY: median_rate(kernel_events, times[COPY]),
             READ: median_rate(made.events, times[READ]),
+            **{name: median_rate(made.sample_events, times[name]) for name in others.runs},
         },
         # The reference machine's kernel makes 23.2 M events/s of such batches.
         target=Target(value=5e6, yardstick=KERNEL, ratio=5 / 23.2),
@@ -59,6 +64,7 @@ def run(ctx: Context) -> list[Result]:
             "ticks": made.described,
             "rounds": ctx.rounds,
             **checked,
+            **others.said,
             "events_per_cpu_s": round(median_rate(made.events, cpu["ours"])),
             "events_per_cpu_s_object_pipeline": round(median_rate(made.sample_events, cpu[OBJECTS])),
             "cores_used": round(statistics.median(cpu["ours"]) / statistics.median(times["ours"]), 2),
@@ -66,7 +72,7 @@ def run(ctx: Context) -> list[Result]:
     )
     if ctx.profile:
         profiled("parquet", lambda: direct.run(made.files))
-    return [result]
+    return [result, *others.skipped]
 
 
 def _copy(loaded: list[yardsticks.Columns], copies: list[list[np.ndarray]]) -> None:

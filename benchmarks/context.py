@@ -33,6 +33,7 @@ class Context:
         live_s: How long each variant of the live path is measured,
         idle_s: and how long a service idles before its memory is.
         profile: Also say where time goes.
+        yardsticks: Also run the engines of others, installed on demand.
     """
 
     work: Path
@@ -45,6 +46,7 @@ class Context:
     live_s: float = 15.0
     idle_s: float = 10.0
     profile: bool = False
+    yardsticks: bool = False
 
     @classmethod
     def quick(cls, **fields: Any) -> Context:
