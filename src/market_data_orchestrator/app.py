@@ -18,6 +18,7 @@ from market_data_core import __version__
 from market_data_core.errors import TemporaryUnavailable
 from market_data_core.web import create_service_app, host_allowed, origin_allowed, probe_routes
 from market_data_orchestrator.cockpit import cockpit_routes
+from market_data_orchestrator.control import ControlPlaneService
 from market_data_orchestrator.doors import Keys, control_router, failures_counter
 from market_data_orchestrator.metrics import ServiceMetrics
 from market_data_orchestrator.service import Service
@@ -150,7 +151,8 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
         cors_origins=service.settings.cors_origins,
     )
-    for router in control_router(service, keys, failures=failures):
+    control = ControlPlaneService(service)
+    for router in control_router(service, control, keys, failures=failures):
         app.include_router(router)
     app.include_router(ingest_router(ingest, [keys], failures=failures))
     app.state.metrics = metrics

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from prometheus_client import CollectorRegistry, Counter
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
-from market_data_core.telemetry import ControlResult
+from market_data_core.telemetry import ControlAction, ControlResult
 from market_data_core.web.auth import (
     FAILURE_REASONS,
     Authenticator,
@@ -20,11 +20,13 @@ from market_data_core.web.auth import (
     key_authenticators,
     require,
 )
+from market_data_orchestrator.control import ControlPlaneService
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import OrchestratorSettings
 
 LOG = logging.getLogger(__name__)
 KEYS_FILE = "api-keys.jsonl"
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
 
 
 def keys_file(settings: OrchestratorSettings) -> Path:
@@ -76,31 +78,40 @@ def failures_counter(registry: CollectorRegistry) -> Counter:
     return counter
 
 
-def control_router(service: Service, keys: Authenticator, *, failures: Counter) -> list[APIRouter]:
-    """Return the routes of control, for admins, and those that show what is configured, for viewers."""
+def control_router(
+    service: Service, control: ControlPlaneService, keys: Authenticator, *, failures: Counter
+) -> list[APIRouter]:
+    """Return the routes of control, and those that show what is configured."""
 
     def behind(role: Role) -> APIRouter:
         gate = require(role, authenticators=[keys], failures=failures)
         return APIRouter(route_class=guarded_route(gate), tags=["control"])
 
-    admin, viewer = behind(Role.ADMIN), behind(Role.VIEWER)
+    admin, operator, viewer = behind(Role.ADMIN), behind(Role.OPERATOR), behind(Role.VIEWER)
+
+    @operator.post("/control/pause")
+    async def pause(request: Request, idempotency_key: IdempotencyKey = None) -> ControlResult:
+        """Stop intake and store what was received; nothing that comes after the answer is stored."""
+        return await control.run(ControlAction.PAUSE, request.state.principal.name, key=idempotency_key)
+
+    @operator.post("/control/resume")
+    async def resume(request: Request, idempotency_key: IdempotencyKey = None) -> ControlResult:
+        """Take in again."""
+        return await control.run(ControlAction.RESUME, request.state.principal.name, key=idempotency_key)
 
     @admin.post("/control/reload")
-    async def reload() -> ControlResult:
+    async def reload(request: Request, idempotency_key: IdempotencyKey = None) -> ControlResult:
         """Read the configuration again and run what it says, whole or not at all."""
-        done = await service.reload()
-        return ControlResult(status="ok", detail=_told(done))
+        return await control.run(ControlAction.RELOAD, request.state.principal.name, key=idempotency_key)
+
+    @viewer.get("/control/status")
+    async def status() -> dict[str, Any]:
+        """The state and the last actions, newest first."""
+        return await control.status()
 
     @viewer.get("/plan")
     async def plan() -> dict[str, Any]:
         """What runs: providers, graph, sinks and settings, secrets masked."""
         return {"configuration": service.config.blueprint().to_dict()}
 
-    return [admin, viewer]
-
-
-def _told(done: dict[str, Any]) -> str:
-    consumers = {what: names for what, names in done["consumers"].items() if names and what != "untouched"}
-    said = "; ".join(f"{what}: {', '.join(names)}" for what, names in consumers.items()) or "no consumer changes"
-    restart = done["needs_restart"]
-    return f"Configuration reloaded; {said}" + (f"; needs a restart: {', '.join(restart)}" if restart else "")
+    return [admin, operator, viewer]

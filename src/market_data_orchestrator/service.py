@@ -29,6 +29,7 @@ from market_data_store.state import State
 
 LOG = logging.getLogger(__name__)
 STATE_FILE = "state.db"
+_PAUSED = "paused"
 
 
 class Service:
@@ -74,6 +75,8 @@ class Service:
         """Set once everything is stored and released, or the start has failed."""
         self._open_gaps: dict[tuple[str, str], int] = {}
         self._changing = asyncio.Lock()
+        self.paused_since: float | None = None
+        """When intake was paused, seconds since the epoch; None while it is not."""
         self.feedback: FeedbackBus | None = (
             feedback_bus(self.settings.feedback_url, clock=self.clock) if self.settings.feedback_enabled else None
         )
@@ -177,6 +180,11 @@ class Service:
         self._note_restart(engine)
         engine.log.control("session", {"node": self.settings.node_id, "providers": sorted(sources)})
         engine.record_configuration(self.config.graph.version)
+        paused = await asyncio.to_thread(self.state.get_flag, _PAUSED)
+        if paused is not None:
+            # A restart is no reason to go on: somebody said stop, and has not said anything else.
+            self.paused_since = float(paused["ts"])
+            await asyncio.to_thread(engine.capture.pause)
         for source in sources.values():
             self._add(engine, source)
         await asyncio.to_thread(record, data_dir, self.config.blueprint())
@@ -184,6 +192,55 @@ class Service:
     def _add(self, engine: Engine, source: BatchSource) -> None:
         self.symbols[source.name] = len(getattr(source, "symbols", ()))
         self.sources[source.name] = engine.add(source)
+
+    @property
+    def paused(self) -> bool:
+        """Whether intake is paused."""
+        return self.paused_since is not None
+
+    async def pause(self, actor: str) -> str:
+        """Stop intake, store what was received, and say so; it stays paused over a restart.
+
+        Returns:
+            What happened, in words: how much is still to be stored, if it was more than the drain time allows.
+
+        Raises:
+            TemporaryUnavailable: The service is not running, or the state cannot be written.
+        """
+        async with self._changing:
+            engine, state = self._parts()
+            if self.paused:
+                return "Orchestrator paused already"
+            now_ns = self.clock.now_ns()
+            await asyncio.to_thread(state.set_flag, _PAUSED, {"ts": now_ns / 1e9, "actor": actor})
+            self.paused_since = now_ns / 1e9
+            left = await asyncio.to_thread(engine.pause, {"by": actor}, timeout_s=self.settings.drain_sec)
+            for name in engine.capture.live:
+                self._gap(name, "paused", begins=True)
+        return "Orchestrator paused" + (f"; {left} events are still to be stored, and will be" if left else "")
+
+    async def resume(self, actor: str) -> str:
+        """Take in again.
+
+        Raises:
+            TemporaryUnavailable: The service is not running, or the state cannot be written.
+        """
+        async with self._changing:
+            engine, state = self._parts()
+            if not self.paused:
+                return "Orchestrator resumed already"
+            await asyncio.to_thread(state.set_flag, _PAUSED, None)
+            await asyncio.to_thread(engine.resume, {"by": actor})
+            self.paused_since = None
+            for source, cause in list(self._open_gaps):
+                if cause == "paused":
+                    self._gap(source, cause, begins=False)
+        return "Orchestrator resumed"
+
+    def _parts(self) -> tuple[Engine, State]:
+        if self.engine is None or self.state is None or self.phase != "running":
+            raise TemporaryUnavailable(f"the service is {self.phase}: nothing can be changed now")
+        return self.engine, self.state
 
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again and run what it says, without losing an event; or change nothing at all.
@@ -198,9 +255,7 @@ class Service:
             TemporaryUnavailable: The service is not running yet, or the store is away.
         """
         async with self._changing:
-            engine = self.engine
-            if engine is None or self.phase != "running":
-                raise TemporaryUnavailable(f"the service is {self.phase}: nothing can be changed now")
+            engine, _ = self._parts()
             config = await asyncio.to_thread(load_platform, settings=self._asked)
             found = plan(self.config.blueprint(), config.blueprint())
             fresh, gone = self._exchanged(config)

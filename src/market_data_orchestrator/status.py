@@ -84,8 +84,12 @@ class StatusAggregator:
         return {
             "service": "market-data-orchestrator",
             "running": service.phase == "running",
-            "paused": False,
-            "runtime": {"state": service.phase, "mode": settings.runtime_mode, "problem": service.problem},
+            "paused": service.paused,
+            "runtime": {
+                "state": "paused" if service.paused else service.phase,
+                "mode": settings.runtime_mode,
+                "problem": service.problem,
+            },
             "feedback": service.feedback.state if service.feedback is not None else "disabled",
             "feedback_events": dict(service.pressure.events) if service.pressure is not None else {},
             "version": __version__,
@@ -175,6 +179,8 @@ class StatusAggregator:
     def _provider(self, parts: Mapping[str, Any]) -> HealthComponent:
         name = self._service.provider
         source = parts.get("sources", {}).get(name)
+        if self._service.paused:
+            return _component("provider", "healthy", f"{name} paused")
         if source is None or source["state"] == "pending":
             return _component("provider", "degraded", f"{name}: no event yet")
         age_s = (self._service.clock.now_ns() - source["ts_recv"]) / 1e9

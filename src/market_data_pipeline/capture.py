@@ -69,14 +69,15 @@ class SourceStatus:
 
     Attributes:
         name: Of the source.
-        state: ``pending`` before the first event, ``live``, ``waiting`` (for room or for the store), ``done``,
-            ``failed`` or ``stopped``.
+        state: ``pending`` before the first event, ``live``, ``waiting`` (for room or for the store), ``paused``,
+            ``done``, ``failed`` or ``stopped``.
         problem: Why it failed or waits.
         events: Appended since it was started.
         refused: Live events for which the log had no room.
         ts_event: Time of the newest event, UTC nanoseconds.
         ts_recv: When the newest event came, UTC nanoseconds.
         end: Exclusive log position of its newest event.
+        discarded: Live events that came while intake was paused.
         scale: How fast it may go, 0 to 1.
     """
 
@@ -88,6 +89,7 @@ class SourceStatus:
     ts_event: int = 0
     ts_recv: int = 0
     end: int = 0
+    discarded: int = 0
     scale: float = 1.0
 
 
@@ -135,6 +137,7 @@ class Capture:
         # What the idle marks speak of: by (vendor, source id) of live sources, the offset given last.
         self._live: dict[tuple[str, str], tuple[int, BatchSource]] = {}
         self._ending = False
+        self._paused = False
 
     def start(self) -> None:
         """Start the loop; sources can be added once this returns."""
@@ -148,6 +151,8 @@ class Capture:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._ready.set()
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -198,6 +203,33 @@ class Capture:
 
         self._call(end()).result()
 
+    def pause(self) -> None:
+        """Take nothing more in: once this returns, nothing that comes is logged.
+
+        A source that can wait is held; what a live one gives meanwhile is gone.
+        """
+        self._set_paused(value=True)
+
+    def resume(self) -> None:
+        """Take in again."""
+        self._set_paused(value=False)
+
+    def _set_paused(self, *, value: bool) -> None:
+        async def set_() -> None:
+            # On the loop that appends, so no batch is half way in.
+            self._paused = value
+            if value:
+                self._flowing.clear()
+            else:
+                self._flowing.set()
+
+        self._call(set_()).result()
+
+    @property
+    def live(self) -> list[str]:
+        """The names of running sources that cannot wait."""
+        return [name for name, source in list(self._running.items()) if not source.waits]
+
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stop all sources and the loop; may be called twice."""
         if self._loop is None or not self._thread.is_alive():
@@ -222,6 +254,8 @@ class Capture:
     async def _take(self, source: BatchSource, resume: Mapping[str, int], status: SourceStatus) -> None:
         try:
             async for item in source.batches(resume):
+                if self._paused and not await self._hold(source, status, item):
+                    continue
                 await self._give_way(source, status)
                 if isinstance(item, Mark):
                     await self._append(source, status, partial(self._log.mark, item, origin=source.origin))
@@ -243,6 +277,15 @@ class Capture:
             self._tasks.pop(source.name, None)
             self._live = {k: v for k, v in self._live.items() if v[1] is not source}
             await source.close()
+
+    # While intake is paused. True if the item may be taken after all, because its source waited for that.
+    async def _hold(self, source: BatchSource, status: SourceStatus, item: object) -> bool:
+        status.state = "paused"
+        if not source.waits:
+            status.discarded += item.data.num_rows if isinstance(item, SourceBatch) else 0
+            return False
+        await self._flowing.wait()
+        return True
 
     async def _take_batch(self, source: BatchSource, status: SourceStatus, batch: SourceBatch) -> None:
         rows = batch.data.num_rows

@@ -183,6 +183,26 @@ class Engine:
         """Return, by source id, from where a source that is added now would go on."""
         return resume_offsets(self.log.sources(), self._covers)
 
+    def pause(self, detail: Mapping[str, Any], *, timeout_s: float) -> int:
+        """Stop intake and store what was taken in; nothing that comes after this is stored.
+
+        Args:
+            detail: What the log records of it.
+            timeout_s: How long storing may take.
+
+        Returns:
+            How many events are still to be stored; they are in the log, and go on being stored.
+        """
+        self.capture.pause()
+        end = self.log.control("pause", detail) + 1
+        self.wait_stored(end, timeout_s)
+        return max(end - self._consumers.status().committed, 0)
+
+    def resume(self, detail: Mapping[str, Any]) -> None:
+        """Take in again."""
+        self.log.control("resume", detail)
+        self.capture.resume()
+
     def prepare(self, *, graph: str, sinks: Mapping[str, SinkDef] | None = None) -> None:
         """Find out whether other consumers could be run; changes nothing.
 

@@ -12,11 +12,12 @@ from market_data_core import __version__
 from market_data_core.errors import ConfigurationError, MarketDataError, ValidationError
 from market_data_orchestrator.cli import (
     audit,
+    control,
     doctor,
     graph,
+    keys,
     plan,
     query,
-    reload,
     replay,
     status,
     tap,
@@ -51,11 +52,14 @@ app.command("status")(status.status)
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("graph")(graph.graph)
-app.command("reload")(reload.reload)
+app.command("pause")(control.pause)
+app.command("resume")(control.resume)
+app.command("reload")(control.reload)
 app.command("tap")(tap.tap)
 app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
 app.add_typer(audit.app, name="audit")
+app.add_typer(keys.app, name="keys")
 
 
 def _version(asked: bool) -> None:

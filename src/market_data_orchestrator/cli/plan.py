@@ -8,9 +8,9 @@ import httpx
 import typer
 
 from market_data_core.errors import AuthenticationFailed, ConfigurationError, TemporaryUnavailable
+from market_data_orchestrator.cli.control import key_header
 from market_data_orchestrator.cli.options import AsJson, DataDir
 from market_data_orchestrator.cli.output import OUT, print_json
-from market_data_orchestrator.cli.reload import key_header
 from market_data_orchestrator.cli.status import service_url
 from market_data_orchestrator.cli.validate import ConfigFile
 from market_data_orchestrator.config import load_platform, recorded
