@@ -15,6 +15,7 @@ from market_data_core.clock import Clock, SystemClock
 from market_data_core.protocols import Mark, Result
 from market_data_core.schemas import EVENT_SCHEMAS, Kind, Origin
 from market_data_pipeline.capture import stamped
+from market_data_pipeline.consumers.spans import joined
 from market_data_pipeline.log import LogSettings
 from market_data_pipeline.log.mapping import InstrumentMap
 from market_data_pipeline.operators import Bars, Validate
@@ -96,21 +97,13 @@ class _Path:
         self._validate.advance(mark)
 
     def barrier(self, now_ns: int) -> None:
-        for batch in _joined(self._waiting):
+        for batch in joined(self._waiting):
             for out in self._validate.process(batch).out:
                 if out.kind in self._bars:
                     self._sink.take(self._bars[out.kind].process(out))
         self._waiting, self._rows = [], 0
         for bars in self._bars.values():
             self._sink.take(bars.barrier(self._at, now_ns))
-
-
-# As a consumer joins a span: one batch per kind and source.
-def _joined(span: Sequence[EventBatch]) -> list[EventBatch]:
-    groups: dict[tuple[Kind, str], list[EventBatch]] = {}
-    for batch in span:
-        groups.setdefault((batch.kind, batch.source_id), []).append(batch)
-    return [g[-1].with_data(pa.concat_batches([b.data for b in g])) for g in groups.values()]
 
 
 async def _run(files: Sequence[Path], layout: str | None, interval: str, sink: NullSink, clock: Clock) -> None:

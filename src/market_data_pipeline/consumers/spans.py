@@ -17,6 +17,7 @@ from market_data_pipeline.consumers.ledger import Edge, Ledger
 from market_data_pipeline.consumers.model import LOG_NODE, STORE_NODE
 from market_data_pipeline.log import Record
 
+_LARGE_ROWS = 4096
 Taker = Callable[[str, str, EventBatch], None]
 """Takes what arrives at `STORE_NODE`: from which node, by which of its outputs, and the rows."""
 
@@ -157,13 +158,20 @@ def mark_of(record: Record) -> Mark:
 
 
 def joined(span: Sequence[EventBatch]) -> Sequence[EventBatch]:
-    """Return the events of a span with the rows of one kind and source in one batch, in the order of their firsts.
+    """Return the events of a span with the rows of one kind and source together, in the order of their firsts.
 
-    An operator call costs the same for ten rows as for a thousand.
+    Small batches become one: an operator call costs the same for ten rows as for a thousand. Joining large ones costs
+    more than the calls it saves.
     """
     if len(span) < 2:
         return span
     groups: dict[tuple[Kind, str, str], list[EventBatch]] = {}
     for batch in span:
         groups.setdefault((batch.kind, str(batch.origin), batch.source_id), []).append(batch)
-    return [g[0] if len(g) == 1 else g[-1].with_data(pa.concat_batches([b.data for b in g])) for g in groups.values()]
+    return [batch for group in groups.values() for batch in _merged(group)]
+
+
+def _merged(group: list[EventBatch]) -> list[EventBatch]:
+    if len(group) == 1 or sum(map(len, group)) >= _LARGE_ROWS * len(group):
+        return group
+    return [group[-1].with_data(pa.concat_batches([b.data for b in group]))]
