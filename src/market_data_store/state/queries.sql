@@ -98,3 +98,10 @@ INSERT INTO flags (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPD
 
 -- name: list_flags
 SELECT name, value FROM flags ORDER BY name;
+
+-- name: find_audit_head
+SELECT log, seq, hash FROM audit_heads WHERE log = :log;
+
+-- name: set_audit_head
+INSERT INTO audit_heads (log, seq, hash) VALUES (:log, :seq, :hash)
+ON CONFLICT (log) DO UPDATE SET seq = excluded.seq, hash = excluded.hash WHERE excluded.seq > audit_heads.seq;

@@ -109,6 +109,21 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditHead:
+    """The last record of an audit log, kept apart from it, so that a cut tail shows.
+
+    Attributes:
+        log: Names the log: its absolute path.
+        seq: Number of the record, from 0.
+        hash: Its SHA-256, 64 hexadecimal digits.
+    """
+
+    log: str
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """A database that could not be used and was moved aside.
 

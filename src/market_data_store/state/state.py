@@ -11,7 +11,7 @@ from typing import Any
 from market_data_core.clock import NS_PER_SECOND
 from market_data_core.errors import ValidationError
 from market_data_store.state.database import Database, read_queries
-from market_data_store.state.rows import Gap, GapState, Ingest, Job, JobState, Repair
+from market_data_store.state.rows import AuditHead, Gap, GapState, Ingest, Job, JobState, Repair
 
 
 class State:
@@ -294,6 +294,21 @@ class State:
     def list_flags(self) -> dict[str, Any]:
         """Return all values by name, sorted."""
         return {row["name"]: json.loads(row["value"]) for row in self._read("list_flags")}
+
+    def find_audit_head(self, log: str) -> AuditHead | None:
+        """Return the last record of an audit log as it was noted here, or None when nothing was."""
+        rows = self._read("find_audit_head", log=log)
+        return AuditHead(**dict(rows[0])) if rows else None
+
+    def set_audit_head(self, log: str, seq: int, hash_hex: str) -> None:
+        """Note the last record of an audit log; one with a number that is not higher than the noted one is ignored.
+
+        Args:
+            log: Names the log: its absolute path.
+            seq: Number of the record.
+            hash_hex: Its SHA-256, 64 hexadecimal digits.
+        """
+        self._write("set_audit_head", log=log, seq=seq, hash=hash_hex)
 
     def _read(self, query: str, **values: Any) -> list[sqlite3.Row]:
         return self._database.read(self._sql[query], values)

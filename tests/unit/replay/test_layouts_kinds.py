@@ -398,7 +398,7 @@ def test_folders_tell_files_of_the_same_name_apart(tmp_path, path, member, layou
         ("trades.csv.dbn.zst", b"", "source databento"),
         ("test.mbo.v1.dbn.frag", b"", "source databento"),
         ("old.dbz", b"", "source databento"),
-        ("book.gz", gzip.compress(b'1723161253937085768 {"stream":"x"}\n'), "source captures"),
+        ("book.gz", gzip.compress(b'1723161253937085768 {"stream":"x"}\n', mtime=0), "source captures"),
         ("book.txt", b'1652459225.2987883: {"event":"subscribe"}\n', "source captures"),
         ("book.txt", b"wss://ws.okx.com:8443/ws/v5/public <-> 1652459224.5\n", "source captures"),
         ("book.gz", b"no gzip at all", "fits no known layout"),

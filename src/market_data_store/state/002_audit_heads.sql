@@ -1,0 +1,5 @@
+CREATE TABLE audit_heads (
+    log TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    hash TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
