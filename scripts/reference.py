@@ -6,23 +6,39 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+import yaml
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from starlette.routing import Route, WebSocketRoute
 
 from market_data_core.schemas import BAR_KEY, KIND_FIELDS, TABLE_FIELDS, Flag, Kind
+from market_data_core.web.auth import FAILURE_REASONS, FIRST_KEY_FILE, Role
 from market_data_core.web.metrics import HttpMetrics
 from market_data_orchestrator.app import create_app
 from market_data_orchestrator.cli.main import app as command
+from market_data_orchestrator.config.load import packaged_text
+from market_data_orchestrator.config.policies import POLICIES
+from market_data_orchestrator.doors import KEYS_FILE, failures_counter
 from market_data_orchestrator.metrics import ServiceMetrics
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_orchestrator.status import StatusAggregator
+from market_data_pipeline.dag import NodeSpec, build
+from market_data_pipeline.dag.catalogue import OURS, load
+from market_data_pipeline.dag.signatures import GIVEN_BY_US
+from market_data_pipeline.runners import IngestMetrics
+from market_data_pipeline.runners.policy import (
+    POLICY_FILE,
+    PROVIDERS_FILE,
+    IngestPolicy,
+    ProviderEntry,
+    packaged_default,
+)
 from market_data_pipeline.source.replay.layout import packaged_layouts
 from market_data_store.lake.declarations import TABLES
 
@@ -60,8 +76,38 @@ ANSWERS: Final = {
     "/docs": "The interface as a page (Swagger UI, loaded by the browser from a public host).",
     "/redoc": "The interface as a page (ReDoc, loaded by the browser from a public host).",
     "/openapi.json": "The interface as an OpenAPI document.",
+    "/control/reload": "Reads the configuration again and runs what it says, whole or not at all; a `ControlResult`.",
+    "/control/pause": "Stops intake and stores what was received; nothing that comes after the answer is stored.",
+    "/control/resume": "Takes in again.",
+    "/control/status": "The state and the last actions, newest first.",
+    "/plan": "What runs: providers, graph, sinks and settings, secrets masked.",
+    "/runtime/ingest/status": "`{running, active_provider, dry_run, policy, providers, runs}`.",
+    "/runtime/ingest/start": "Begins to read a provider; `{status: started, provider, dry_run, store_mode}`.",
+    "/runtime/ingest/stop": "Stops reading one provider or all; `{status: stopped, reason}` or `{status: idle}`.",
+    "/runtime/ingest/reload": "Reads both files again; `{providers, policy}`.",
 }
 """What every route answers."""
+
+ACCESS: Final = {
+    "/control/pause": Role.OPERATOR,
+    "/control/resume": Role.OPERATOR,
+    "/control/reload": Role.ADMIN,
+    "/control/status": Role.VIEWER,
+    "/plan": Role.VIEWER,
+    "/runtime/ingest/status": Role.OPERATOR,
+    "/runtime/ingest/start": Role.OPERATOR,
+    "/runtime/ingest/stop": Role.OPERATOR,
+    "/runtime/ingest/reload": Role.OPERATOR,
+}
+"""The least role of every route that needs a key."""
+
+SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "filter": {"where": "size >= 100"},
+    "map": {"analytics": {"notional": "price * size"}},
+    "router": {"routes": {"big": "size >= 1000"}},
+    "window": {"length": "1m", "aggregate": {"notional": "sum(price * size)"}},
+}
+"""Params of the operators that cannot be made without any."""
 
 MEANINGS: Final = {
     "vendor": "Who the data comes from.",
@@ -170,6 +216,10 @@ def pages() -> dict[str, str]:
         "tables.md": _tables,
         "layouts.md": _layouts,
         "exit-codes.md": _exit_codes,
+        "operators.md": _operators,
+        "configuration.md": _configuration,
+        "ingestion.md": _ingestion,
+        "keys.md": _keys,
     }
     return {name: _HEAD + "\n".join(lines()).rstrip("\n") + "\n" for name, lines in made.items()}
 
@@ -178,6 +228,10 @@ def metric_families() -> list[tuple[str, str, tuple[str, ...], str]]:
     """Return name as scraped, type, labels and help of every metric family of the service, sorted."""
     registry = CollectorRegistry()
     HttpMetrics(registry).observe("GET", "/", 200, 0.0)
+    IngestMetrics(registry).know([""])
+    failures = failures_counter(registry)
+    for reason in FAILURE_REASONS:
+        failures.labels(reason=reason)
     http = list(registry.collect())
     own = list(ServiceMetrics(CollectorRegistry(), StatusAggregator(Service(_settings_of_nothing()))).describe())
     found = []
@@ -272,7 +326,11 @@ def _routes() -> Iterator[str]:
         elif isinstance(route, Route):
             methods = ", ".join(sorted((route.methods or set()) - {"HEAD"}))
             rows.append((methods, f"`{route.path}`", ANSWERS[route.path]))
-    yield from _table(("method", "path", "answer"), sorted(rows, key=lambda r: r[1]))
+    for path, operations in app.openapi()["paths"].items():
+        rows += [(method.upper(), f"`{path}`", ANSWERS[path]) for method in operations]
+    rows = [(method, path, ACCESS.get(path.strip("`"), "open"), answer) for method, path, answer in rows]
+    yield from _table(("method", "path", "least role", "answer"), sorted(rows, key=lambda r: r[1]))
+    yield "`open` needs no key; [keys](keys.md) says how the others are called."
     yield "GET routes answer HEAD too. Errors are `application/problem+json` (RFC 9457) with `request_id`; the header"
     yield "`X-Request-ID` is taken over from the caller or made, and is in every answer."
 
@@ -318,7 +376,7 @@ def _command(name: str, callback: Callable[..., Any]) -> Iterator[str]:
             # Inside Annotated, what stands first is the option's own name.
             flag = info.default if isinstance(info.default, str) else f"--{parameter.name.replace('_', '-')}"
             taken = "" if kind is bool else f" {_word(kind)}"
-            default = "" if parameter.default in (None, False) else f"{parameter.default:g}"
+            default = "" if parameter.default in (None, False) else _plain(parameter.default)
             options.append((f"`{flag}{taken}`", _code(default), _help(info)))
     yield f"## mdo {name}\n"
     yield "```"
@@ -330,6 +388,10 @@ def _command(name: str, callback: Callable[..., Any]) -> Iterator[str]:
     if arguments:
         yield from _table(("argument", "what"), ((f"`{word}`", text) for word, text in arguments))
     yield from _table(("option", "default", "what"), options)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _annotated(hint: Any) -> tuple[Any, Any]:
@@ -407,6 +469,119 @@ def _layouts() -> Iterator[str]:
         if layout.joined:
             facts.append(("members of a zip", "one sequence, sorted by time"))
         yield from _table(("what", "value"), facts)
+
+
+def _operators() -> Iterator[str]:
+    yield "# Operators\n"
+    yield "What `operator:` may name in a graph, beside entry points of `market_data.operators` and"
+    yield "`package.module:Class`. Kinds not taken go past an operator untouched.\n"
+    for place in dict.fromkeys(OURS.values()):
+        names = [name for name, at in OURS.items() if at == place]
+        yield from _operator(names, load(names[0]))
+
+
+def _operator(names: Sequence[str], made: Callable[..., Any]) -> Iterator[str]:
+    params = SAMPLES.get(names[0], {})
+    built = build(NodeSpec(name="x", type=names[0], role="operator", params=params))
+    text, explained = _sections(_explained(made, type(built)))
+    yield f"## {', '.join(names)}\n"
+    yield f"{text}\n"
+    example = yaml.safe_dump({"operator": names[0], **params}, default_flow_style=True, sort_keys=False, width=200)
+    facts = [
+        ("takes", ", ".join(f"`{k}`" for k in sorted(built.kinds))),
+        ("gives", ", ".join(f"`{k}`" for k in sorted(built.gives(built.kinds)))),
+        ("example", f"`{example.strip()}`"),
+    ]
+    if ports := getattr(built, "ports", ()):
+        facts.insert(2, ("outputs", ", ".join(f"`{p}`" for p in ports)))
+    yield from _table(("what", "with the example"), facts)
+    own = [p for p in inspect.signature(made).parameters.values() if p.name not in GIVEN_BY_US]
+    # No default is written for what has to be given.
+    defaults = ["required" if p.default is p.empty else _code(_written(p.default)) for p in own]
+    described = [explained[p.name] for p in own]
+    rows = zip((f"`{p.name}`" for p in own), defaults, described, strict=True)
+    yield from _table(("parameter", "default", "what"), rows)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _explained(made: Callable[..., Any], built: type) -> tuple[str, str]:
+    # Where a function makes the operator, its class says what it does, and the function what it is given.
+    return inspect.getdoc(built) or "", inspect.getdoc(made) or ""
+
+
+def _sections(docs: tuple[str, str]) -> tuple[str, dict[str, str]]:
+    body = re.split(r"^(?:Args|Raises):$", docs[0], flags=re.MULTILINE)[0].strip()
+    explained: dict[str, str] = {}
+    for doc in docs:
+        args = re.search(r"^Args:\n((?:    .*\n?|\n)+)", doc, re.MULTILINE)
+        for name, text in re.findall(
+            r"^    (\w+): ((?:.*\n?)(?:        .*\n?)*)", args[1] if args else "", re.MULTILINE
+        ):
+            explained[name] = " ".join(text.split())
+    return body.replace("``", "`"), {name: text.replace("``", "`") for name, text in explained.items()}
+
+
+def _configuration() -> Iterator[str]:
+    yield "# Configuration\n"
+    yield "The file that `ORCH_CONFIG` names. A section that is left out is as it stands in the packaged default:\n"
+    yield f"```yaml\n{packaged_text().strip()}\n```\n"
+    yield "## policies\n"
+    yield "Each fills a setting, which wins where it is set.\n"
+    defaults = yaml.safe_load(packaged_text())["policies"]
+    lateness = ("`lateness`", _code(defaults["lateness"]), "`ORCH_BARS_LATENESS`")
+    rows = [
+        (f"`{name}`", _code(_written(defaults[name])), f"`ORCH_{policy.setting.upper()}`")
+        for name, policy in POLICIES.items()
+    ]
+    yield from _table(("policy", "default", "setting"), [lateness, *rows])
+
+
+def _ingestion() -> Iterator[str]:
+    yield "# Ingestion files\n"
+    yield "They lie beside the file that `ORCH_CONFIG` names; where one is absent, the packaged default stands in.\n"
+    yield f"## {PROVIDERS_FILE}\n"
+    yield "`providers` is a mapping of names to:\n"
+    yield from _table(("key", "default", "what"), _keys_of(ProviderEntry))
+    yield f"```yaml\n{packaged_default(PROVIDERS_FILE).strip()}\n```\n"
+    yield f"## {POLICY_FILE}\n"
+    yield from _table(("key", "default", "what"), _keys_of(IngestPolicy))
+    yield f"```yaml\n{packaged_default(POLICY_FILE).strip()}\n```"
+
+
+def _keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if inspect.isclass(inner) and issubclass(inner, BaseModel):
+            yield from _keys_of(inner, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            shown = "" if default in ("", None) else _written(default)
+            yield f"`{prefix}{name}`", _code(shown), field.description or ""
+
+
+def _keys() -> Iterator[str]:
+    yield "# Keys\n"
+    yield "A caller shows a key in the header `X-API-Key`, or as `Authorization: Bearer`. A role may do all that those"
+    yield "before it may.\n"
+    app = create_app(Service(_settings_of_nothing()))
+    paths = app.openapi()["paths"]
+    roles = [(str(r), ", ".join(f"`{p}`" for p in paths if ACCESS.get(p) is r) or "nothing more yet") for r in Role]
+    yield from _table(("role", "may, beside what is open"), roles)
+    files = [
+        ("`ORCH_API_KEY`", "One key, an admin's; never written anywhere."),
+        (f"`{KEYS_FILE}`", "In `DATA_DIR`, or where `ORCH_API_KEYS_FILE` says: a JSON object a line with name, role,"),
+        (f"`{FIRST_KEY_FILE}`", "Beside it: the admin key of the first start, made where no key is configured."),
+    ]
+    files[1] = (files[1][0], f"{files[1][1]} salt, sha256 and created_ns. Keys themselves are not kept.")
+    yield from _table(("where", "what"), files)
+    yield "Files of keys are readable by their owner only; one that others can read is refused.\n"
+    yield "Who is not let in is counted in `orchestrator_auth_failures_total` by reason:"
+    yield ", ".join(f"`{reason}`" for reason in FAILURE_REASONS) + "."
 
 
 def _exit_codes() -> Iterator[str]:

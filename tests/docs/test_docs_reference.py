@@ -128,8 +128,14 @@ def test_metric_names_follow_the_conventions(reference):
     published = {
         "orchestrator_status",
         "orchestrator_ws_clients",
+        "orchestrator_auth_failures_total",
         "provider_connection_status",
         "pipeline_events_total",
+        "ingest_active",
+        "ingest_starts_total",
+        "ingest_stops_total",
+        "ingest_errors_total",
+        "ingest_writes_suppressed_total",
     }
     families = reference.metric_families()
     names = [name for name, _, _, _ in families]
@@ -137,7 +143,7 @@ def test_metric_names_follow_the_conventions(reference):
     assert published <= set(names)
     for name, kind, labels, text in families:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name), name
-        assert name in published or name.startswith("mds_"), name
+        assert name in published or name.startswith(("mds_", "pipeline_node_", "pipeline_consumer_")), name
         assert (kind == "counter") == name.endswith("_total"), name
         assert not re.search(r"_(ms|us|ns|millis|kb|mb|kib|mib|percent)(_|$)", name), name
         assert kind != "histogram" or name.endswith(("_seconds", "_bytes")), name
