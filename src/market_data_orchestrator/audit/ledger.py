@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 from market_data_core.errors import TemporaryUnavailable
 from market_data_core.schemas import Kind
 from market_data_pipeline.consumers import Ledger, Snapshot, read_snapshot
+from market_data_pipeline.dag import GraphSpec
+from market_data_pipeline.dag.own import make_bars
 from market_data_pipeline.engine import EngineSettings
 from market_data_pipeline.log import RecordType
 from market_data_pipeline.log.segments import Damage, list_segments, walk
 from market_data_pipeline.pipelines import RAW_KINDS
 from market_data_store.query import QueryLimits, run_query
 
+_BARS = frozenset({"bars", "resample_ohlc"})
 _LIMITS = QueryLimits(timeout_s=600.0)
 
 
@@ -52,38 +56,67 @@ def audit_ledger(settings: EngineSettings) -> list[Check]:
     """
     config = settings.consumers_config()
     folder = Path(config.folder)
-    snapshots = {p.stem: read_snapshot(p) for p in sorted(folder.glob("*.snapshot"))}
+    found = {p: read_snapshot(p) for p in sorted(folder.glob("*.snapshot"))}
+    snapshots = {path.stem: snapshot for path, snapshot in found.items() if snapshot is not None}
+    gone = [snapshot for p in folder.glob("*.removed") if (snapshot := read_snapshot(p)) is not None]
+    series = _series(settings)
     checks: list[Check] = []
     for name, snapshot in snapshots.items():
-        if snapshot is None:
-            continue
         ledger = Ledger.restored(snapshot.ledger, snapshot.flow)
         checks.append(Check(consumer=name, what="unaccounted for", ledger=ledger.unaccounted, counted=0))
         root, tenant = Path(config.store_root), config.tenant
         if name == "raw":
-            checks += _raw(snapshot, root, tenant, Path(config.log_folder))
-        elif name.startswith("bars-"):
-            checks += _bars(name, snapshot, root, tenant)
+            others = [*(s for n, s in snapshots.items() if n != name), *gone]
+            shared = {table for s in others for table, rows in s.stored.items() if rows}
+            checks += _raw(snapshot, shared, root, tenant, Path(config.log_folder))
+        elif name in series:
+            checks += _bars(name, series[name], snapshot, root, tenant)
     if not checks:
         raise TemporaryUnavailable(f"no consumer has saved its state in {folder} yet: nothing to audit")
     return checks
 
 
-def _raw(snapshot: Snapshot, root: Path, tenant: str, log_folder: Path) -> list[Check]:
-    tables = sorted(str(k) for k in RAW_KINDS)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Series:
+    # One series of bars, and the node that makes it.
+    node: str
+    interval: str
+    what: str
+
+
+# By consumer, which bars it stores, where those are all that it stores.
+def _series(settings: EngineSettings) -> dict[str, _Series]:
+    if not settings.graph:
+        return {b.consumer: _Series(node="bars", interval=b.interval, what=b.what) for b in settings.bars}
+    graph, found = GraphSpec.from_json(settings.graph), {}
+    for sink in graph.of("sink"):
+        senders = [graph.node(edge.sender) for edge in graph.into(sink.name)]
+        if len(senders) == 1 and senders[0].type in _BARS:
+            params = senders[0].params
+            made = make_bars(interval=params.get("interval", "1m"), what=params.get("what", "TRADES"))
+            found[sink.name] = _Series(node=senders[0].name, interval=made.interval, what=made.what)
+    return found
+
+
+def _raw(snapshot: Snapshot, shared: AbstractSet[str], root: Path, tenant: str, log_folder: Path) -> list[Check]:
+    # Rows do not say who stored them: of a table that others store in too, nothing can be said here. The bars of others
+    # are told apart by their source.
+    tables = sorted(str(k) for k in RAW_KINDS if k is Kind.BARS or str(k) not in shared)
     below = snapshot.position
     stored = sum(_count(root, tenant, t, f"seq < {below}{_external(t)}") for t in tables)
-    checks = [
-        Check(consumer="raw", what="rows in its tables", ledger=snapshot.ledger["store"]["passed"], counted=stored)
-    ]
+    said = sum(snapshot.stored.get(t, 0) for t in tables)
+    checks = [Check(consumer="raw", what="rows in its tables", ledger=said, counted=stored)]
+    if shared & {str(Kind.QUOTES), str(Kind.TRADES), str(Kind.QUARANTINE)}:
+        return checks
     ledger = snapshot.ledger["log"]
     segments = list_segments(log_folder)
     if not segments:
         return checks
     first = segments[0][0]
-    logged = _logged(log_folder, below)
+    logged = _logged(log_folder, below, frozenset(map(Kind, tables)))
     if first == 0 and ledger["failed"] == 0:
-        checks.append(Check(consumer="raw", what="events in the log", ledger=ledger["received"], counted=logged))
+        events = ledger["received"] if len(tables) == len(RAW_KINDS) else said
+        checks.append(Check(consumer="raw", what="events in the log", ledger=events, counted=logged))
     elif ledger["duplicate"] == 0 and ledger["failed"] == 0:
         # Older segments are gone: what is left of the log against the rows of the same numbers.
         kept = sum(_count(root, tenant, t, f"seq >= {first} and seq < {below}{_external(t)}") for t in tables)
@@ -96,7 +129,7 @@ def _external(table: str) -> str:
     return " and source = 'external'" if table == "bars" else ""
 
 
-def _logged(folder: Path, below: int) -> int:
+def _logged(folder: Path, below: int, kinds: frozenset[Kind]) -> int:
     events = 0
     for first, path in list_segments(folder):
         if first >= below:
@@ -105,26 +138,28 @@ def _logged(folder: Path, below: int) -> int:
             if isinstance(found, Damage):
                 continue
             _, record = found
-            if record.type is RecordType.EVENTS and record.kind in RAW_KINDS and record.end <= below:
+            if record.type is RecordType.EVENTS and record.kind in kinds and record.end <= below:
                 events += record.count
     return events
 
 
-def _bars(name: str, snapshot: Snapshot, root: Path, tenant: str) -> list[Check]:
+def _bars(name: str, series: _Series, snapshot: Snapshot, root: Path, tenant: str) -> list[Check]:
     # Every event that went into a bar is in its count, and late ones are in the revision made for them.
-    _, what, interval = name.split("-", 2)
-    counts = next(counts for node, counts in snapshot.ledger.items() if node.startswith("bars"))
+    what, interval = series.what, series.interval
+    counts = snapshot.ledger.get(series.node)
+    if counts is None or counts["carried"]:
+        return []  # its accounts are those of a later configuration than the first bars
     sql = (  # names and numbers of our own, nothing a user said
         "select coalesce(sum(trade_count), 0) as n from ("  # noqa: S608
         "select trade_count, row_number() over (partition by vendor, symbol, ts_event order by revision desc) as place "
-        f"from bars_revisions where source = 'internal' and what = '{what.upper()}' and interval = '{interval}' "
+        f"from bars_revisions where source = 'internal' and what = '{what}' and interval = '{interval}' "
         f"and seq < {snapshot.position}) where place = 1"
     )
     counted = int(run_query(root, tenant, sql, limits=_LIMITS).table.column("n")[0].as_py())
     return [
         Check(
             consumer=name,
-            what=f"{Kind.TRADES if what == 'trades' else Kind.QUOTES} in its bars",
+            what=f"{Kind.TRADES if what == 'TRADES' else Kind.QUOTES} in its bars",
             ledger=counts["absorbed"] + counts["late"],
             counted=counted,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,8 +38,10 @@ class HostStatus:
 
     @property
     def committed(self) -> int:
-        """The position below which everything is in the store; sinks of their own hold up nobody else."""
-        return min((int(c["committed"]) for c in self.consumers.values() if not c.get("own_sink")), default=0)
+        """The position below which everything is in the store; other sinks count where there is no store."""
+        every = list(self.consumers.values())
+        stores = [c for c in every if not c.get("own_sink")]
+        return min((int(c["committed"]) for c in stores or every), default=0)
 
 
 class ConsumerHost:
@@ -123,7 +126,9 @@ class ConsumerHost:
                 begin = Snapshot(position=at, covers=dict(covers), config=spec.config, versions=dict(spec.versions))
                 write_snapshot(self._folder / f"{name}.snapshot", begin)
             for name in removed:
-                (self._folder / f"{name}.snapshot").unlink(missing_ok=True)
+                # What it stored stays in the tables; who recounts them has to know whose it is.
+                with contextlib.suppress(FileNotFoundError):
+                    (self._folder / f"{name}.snapshot").replace(self._folder / f"{name}.removed")
         except (OSError, MarketDataError):
             self.cancel()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -79,6 +80,7 @@ class Session:
         self._operators = self._flow.operators
         self._to = _Place(0, None)
         self._covers = dict(saved.covers)
+        self._stored = Counter(saved.stored)
         self._restore(saved)
         # A table that nobody wrote to has no position either; it is opened when the first row for it comes.
         self._sinks = {
@@ -293,6 +295,7 @@ class Session:
         if again or to.end <= sink.version:
             # It is in the table from before the restart.
             node.passed += len(batch)
+            self._stored[name] += len(batch)
             return
         sink.put(batch.to_table())
         node.in_flight += len(batch)
@@ -333,6 +336,7 @@ class Session:
                     pa.concat_tables(sink.waiting), writer=self._spec.name, position=self._done, covers=sink.moved
                 )
                 node.passed += sink.rows
+                self._stored[sink.table.name] += sink.rows
                 node.in_flight -= sink.rows
                 sink.done(self._done)
                 committed = True
@@ -368,6 +372,7 @@ class Session:
                 config=self._spec.config,
                 versions=dict(self._spec.versions),
                 flow=self._ledger.flow(),
+                stored=dict(self._stored),
             ),
         )
         self._saved_at, self._saved_time = self._done, time.monotonic()

@@ -29,6 +29,7 @@ class Snapshot:
         config: Which configuration the state belongs to,
         versions: and which version each operator was of.
         flow: What went from node to node, for a graph.
+        stored: By table, how many rows the consumer ever stored; goes on over changes of configuration.
     """
 
     position: int = 0
@@ -38,6 +39,7 @@ class Snapshot:
     config: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     flow: list[list[Any]] = field(default_factory=list)
+    stored: dict[str, int] = field(default_factory=dict)
 
 
 def write_snapshot(path: Path, snapshot: Snapshot) -> None:
