@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import orjson
 from fastapi import FastAPI
@@ -16,12 +17,29 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from market_data_core import __version__
 from market_data_core.errors import TemporaryUnavailable
+from market_data_core.telemetry import HealthState
 from market_data_core.web import create_service_app, host_allowed, origin_allowed, probe_routes
+from market_data_core.web.auth import Authenticator
+from market_data_core.web.ratelimit import RateLimits
+from market_data_orchestrator.audit.logger import AuditLogger, Status, audit_counter, configure_audit
+from market_data_orchestrator.audit.routes import audit_router
 from market_data_orchestrator.cockpit import cockpit_routes
 from market_data_orchestrator.control import ControlPlaneService
 from market_data_orchestrator.doors import Keys, control_router, failures_counter
+from market_data_orchestrator.federation import (
+    FederatedCaller,
+    Federation,
+    FederationRecord,
+    PeerClient,
+    StaticDirectory,
+    ThisNode,
+    federation_routers,
+    parse_peers,
+    requests_counter,
+)
 from market_data_orchestrator.metrics import ServiceMetrics
 from market_data_orchestrator.service import Service
+from market_data_orchestrator.signing_in import SigningIn
 from market_data_orchestrator.status import StatusAggregator
 from market_data_pipeline.engine import Engine
 from market_data_pipeline.runners import EngineWriter, IngestController, IngestMetrics, ingest_router
@@ -136,7 +154,17 @@ def create_app(service: Service) -> FastAPI:
     keys = Keys(service.settings)
     failures = failures_counter(registry)
     ingest = _ingest(service, registry)
-    service.beside += [ingest.running, lambda: _opened(keys)]
+    audit = configure_audit(service.settings, None, counter=audit_counter(registry), clock=service.clock)
+    peers = _Peers(service, registry, audit, health=lambda: status.health().state)
+    signing_in = SigningIn(service, keys, registry)
+    callers = [*signing_in.ways, *peers.callers]
+    service.beside += [
+        ingest.running,
+        lambda: _opened(keys),
+        lambda: _recorded(service, audit),
+        peers.running,
+        lambda: _limited(signing_in.limits),
+    ]
     routes: list[BaseRoute] = [
         *probe_routes(status.health, status.ready),
         Route("/status", get_status, methods=["GET"], name="status", include_in_schema=False),
@@ -152,10 +180,15 @@ def create_app(service: Service) -> FastAPI:
         cors_origins=service.settings.cors_origins,
     )
     control = ControlPlaneService(service)
-    for router in control_router(service, control, keys, failures=failures):
+    for router in (
+        *control_router(service, control, callers, audit=audit, limits=signing_in.limits, failures=failures),
+        signing_in.router(failures),
+        *audit_router(audit, *callers, failures=failures),
+        *federation_routers(peers.federation, peers.directory, callers, failures=failures),
+        ingest_router(ingest, callers, failures=failures),
+    ):
         app.include_router(router)
-    app.include_router(ingest_router(ingest, [keys], failures=failures))
-    app.state.metrics = metrics
+    app.state.metrics, app.state.signing_in, app.state.keys = metrics, signing_in, keys
     return app
 
 
@@ -163,6 +196,70 @@ def create_app(service: Service) -> FastAPI:
 async def _opened(keys: Keys) -> AsyncIterator[None]:
     await asyncio.to_thread(keys.open)
     yield
+
+
+@contextlib.asynccontextmanager
+async def _recorded(service: Service, audit: AuditLogger) -> AsyncIterator[None]:
+    if service.state is not None:
+        await asyncio.to_thread(audit.attach, service.state)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(audit.close)
+
+
+@contextlib.asynccontextmanager
+async def _limited(limits: RateLimits) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await limits.close()
+
+
+class _Peers:
+    # The other orchestrators: who they are, what may be asked of them, and how they are told who asks.
+    def __init__(
+        self, service: Service, registry: CollectorRegistry, audit: AuditLogger, *, health: Callable[[], HealthState]
+    ) -> None:
+        settings = service.settings
+        known = parse_peers(settings.federation_peers, node_id=settings.node_id)
+        token = settings.federation_token.get_secret_value()
+        requests = requests_counter(registry, known)
+        node = ThisNode(node_id=settings.node_id, cluster_id=settings.cluster_id, region=settings.region, health=health)
+        self._client = PeerClient()
+        self.directory = StaticDirectory(known, node=node, client=self._client, requests=requests, clock=service.clock)
+        self.federation = Federation(
+            known,
+            node_id=settings.node_id,
+            token=token,
+            client=self._client,
+            requests=requests,
+            recorder=partial(_record_forwarding, audit),
+            clock=service.clock,
+        )
+        self.callers: list[Authenticator] = [FederatedCaller(token)] if token else []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await self._client.aclose()
+
+
+async def _record_forwarding(audit: AuditLogger, said: FederationRecord) -> None:
+    status: Status = "begun" if said.outcome == "started" else "ok" if said.outcome == "ok" else "error"
+    await asyncio.to_thread(
+        audit.record,
+        action=f"federation.{said.action}",
+        actor=said.actor,
+        role=said.role,
+        status=status,
+        detail=said.detail or str(said.outcome),
+        target=said.target,
+        duration_s=said.duration_s,
+        data={"method": said.method, "path": said.path, "status_code": said.status_code},
+    )
 
 
 def _ingest(service: Service, registry: CollectorRegistry) -> IngestController:

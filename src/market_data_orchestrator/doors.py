@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +19,10 @@ from market_data_core.web.auth import (
     Role,
     guarded_route,
     key_authenticators,
-    require,
 )
+from market_data_core.web.ratelimit import RateLimits, guess_limited, limited
+from market_data_orchestrator.audit.logger import AuditLogger
+from market_data_orchestrator.audit.trail import audited, audited_gate
 from market_data_orchestrator.control import ControlPlaneService
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import OrchestratorSettings
@@ -79,30 +82,42 @@ def failures_counter(registry: CollectorRegistry) -> Counter:
 
 
 def control_router(
-    service: Service, control: ControlPlaneService, keys: Authenticator, *, failures: Counter
+    service: Service,
+    control: ControlPlaneService,
+    callers: Sequence[Authenticator],
+    *,
+    audit: AuditLogger,
+    limits: RateLimits,
+    failures: Counter,
 ) -> list[APIRouter]:
     """Return the routes of control, and those that show what is configured."""
 
     def behind(role: Role) -> APIRouter:
-        gate = require(role, authenticators=[keys], failures=failures)
-        return APIRouter(route_class=guarded_route(gate), tags=["control"])
+        gate = guess_limited(audited_gate(audit, role, authenticators=callers, failures=failures), limits)
+        return APIRouter(route_class=guarded_route(limited(gate, limits)), tags=["control"])
+
+    async def act(action: ControlAction, request: Request, key: str | None) -> ControlResult:
+        async with audited(audit, request, action=str(action)) as trail:
+            result = await control.run(action, request.state.principal.name, key=key)
+            trail.detail = result.detail
+            return result
 
     admin, operator, viewer = behind(Role.ADMIN), behind(Role.OPERATOR), behind(Role.VIEWER)
 
     @operator.post("/control/pause")
     async def pause(request: Request, idempotency_key: IdempotencyKey = None) -> ControlResult:
         """Stop intake and store what was received; nothing that comes after the answer is stored."""
-        return await control.run(ControlAction.PAUSE, request.state.principal.name, key=idempotency_key)
+        return await act(ControlAction.PAUSE, request, idempotency_key)
 
     @operator.post("/control/resume")
     async def resume(request: Request, idempotency_key: IdempotencyKey = None) -> ControlResult:
         """Take in again."""
-        return await control.run(ControlAction.RESUME, request.state.principal.name, key=idempotency_key)
+        return await act(ControlAction.RESUME, request, idempotency_key)
 
     @admin.post("/control/reload")
     async def reload(request: Request, idempotency_key: IdempotencyKey = None) -> ControlResult:
         """Read the configuration again and run what it says, whole or not at all."""
-        return await control.run(ControlAction.RELOAD, request.state.principal.name, key=idempotency_key)
+        return await act(ControlAction.RELOAD, request, idempotency_key)
 
     @viewer.get("/control/status")
     async def status() -> dict[str, Any]:

@@ -13,12 +13,18 @@ from market_data_orchestrator.settings import OrchestratorSettings, load_setting
 from market_data_pipeline.worker import WorkerConsumers
 
 
-def run(settings: OrchestratorSettings, *, started: Callable[[str], None] | None = None) -> int:
+def run(
+    settings: OrchestratorSettings,
+    *,
+    started: Callable[[str], None] | None = None,
+    first_link: Callable[[str], None] | None = None,
+) -> int:
     """Run the service until a signal ends it.
 
     Args:
         settings: How.
         started: Told the cockpit's address as soon as it answers.
+        first_link: Told, at the first start of all, a link that signs in once.
 
     Returns:
         The exit code: 0 after a clean stop, 1 if the service could not start.
@@ -38,7 +44,7 @@ def run(settings: OrchestratorSettings, *, started: Callable[[str], None] | None
         # Threads that wait for the interpreter get it within a millisecond instead of five: capture is one of them.
         sys.setswitchinterval(0.001)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(serve(settings, config, consumers=consumers, started=started))
+            return runner.run(serve(settings, config, consumers=consumers, started=started, first_link=first_link))
     finally:
         if consumers is not None:
             consumers.close()
@@ -57,7 +63,11 @@ def main() -> int:
     """Run with settings from the environment; the exit code is 2 for wrong settings, 1 for failure."""
     try:
         settings = load_settings()
-        return run(settings, started=lambda url: print(f"Cockpit: {url}", flush=True))  # noqa: T201  for the person who started it
+        return run(
+            settings,
+            started=lambda url: print(f"Cockpit: {url}", flush=True),  # noqa: T201  for the person who started it
+            first_link=lambda url: print(f"Sign in, once, within ten minutes: {url}", flush=True),  # noqa: T201
+        )
     except ConfigurationError as exc:
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201
         return 2

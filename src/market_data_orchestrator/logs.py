@@ -54,4 +54,6 @@ def configure_logging(level: str, format_: Literal["json", "text"]) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # The server's own notes on its start and end say nothing that ours do not.
+    # At INFO it logs whole URLs, with what stands in their queries.
+    logging.getLogger("httpx").setLevel(max(logging.WARNING, root.level))
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, root.level))

@@ -69,6 +69,8 @@ class Service:
         self.state: State | None = None
         self.jobs: ReplayJobs | None = None
         self._over = asyncio.Event()
+        self.running_now = asyncio.Event()
+        """Set once everything runs."""
         self.failed = asyncio.Event()
         """Set when the start has failed for good."""
         self.ended = asyncio.Event()
@@ -126,6 +128,7 @@ class Service:
             for other in self.beside:
                 await stack.enter_async_context(other())
             self.phase, self.problem = "running", ""
+            self.running_now.set()
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._watch_symbols(), name="symbol-board"),

@@ -36,6 +36,7 @@ async def serve(
     *,
     consumers: WorkerConsumers | None = None,
     started: Callable[[str], None] | None = None,
+    first_link: Callable[[str], None] | None = None,
 ) -> int:
     """Run the service until a signal ends it.
 
@@ -44,6 +45,7 @@ async def serve(
         config: What, read with them.
         consumers: A worker for both that was begun before.
         started: Told the cockpit's address as soon as it answers.
+        first_link: Told, at the first start of all, a link that signs in once.
 
     Returns:
         The exit code: 0 after a clean stop, 1 if the service could not start.
@@ -89,11 +91,18 @@ async def serve(
         await service.failed.wait()
         server.should_exit = True
 
+    scheme = "https" if settings.tls_cert else "http"
+
+    async def tell_first_link() -> None:
+        await service.running_now.wait()
+        if first_link is not None and app.state.keys.first is not None:
+            first_link(app.state.signing_in.first_link(f"{scheme}://{host}:{port}"))
+
+    telling = asyncio.create_task(tell_first_link(), name="first-link")
     stopping_early = asyncio.create_task(end_if_failed(), name="end-if-failed")
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     if started is not None:
-        scheme = "https" if settings.tls_cert else "http"
         started(f"{scheme}://{host}:{port}/ui")
     # What is loaded by now stays: a full collection need not walk it, which would stop capture for milliseconds.
     gc.collect()
@@ -102,6 +111,7 @@ async def serve(
     await server.serve(sockets=[listener])
     LOG.info("stopped")
     stopping_early.cancel()
+    telling.cancel()
     return 1 if service.phase == "failed" else 0
 
 

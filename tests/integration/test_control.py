@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -135,3 +136,39 @@ def test_keys_come_and_go_while_it_runs(service):
     assert {k["name"] for k in json.loads(mdo("list", "--json"))} == {"first", "desk"}
     mdo("revoke", "desk")
     eventually(lambda: status() == 401, 5, "the key is refused")
+
+
+def test_the_first_start_prints_a_link_that_signs_in_once(service):
+    """It gives a browser a session, as an admin; a second use is refused."""
+    link = eventually(lambda: re.search(r"http://\S+/auth/login\?\S+", service.output()), 10, "the link is printed")[0]
+    with httpx.Client(trust_env=False) as browser:
+        assert browser.get(link).status_code == 303
+        me = browser.get(f"{service.url}/auth/me").json()
+        assert (me["user"], me["role"]) == ("first", "admin")
+        # What a browser sends by itself is not enough to change anything.
+        assert browser.post(f"{service.url}/control/pause").status_code in (401, 403)
+        headers = {"X-CSRF-Token": me["csrf_token"]}
+        assert browser.post(f"{service.url}/control/pause", headers=headers).status_code == 200
+    assert httpx.get(link, trust_env=False).status_code == 401
+
+
+def test_actions_are_limited_by_actor_and_every_one_is_on_the_record(service, call):
+    """The sixth within a minute is refused; what was done, and what was not, stands in a chain that verifies."""
+    answers = [call("POST", "/control/resume") for _ in range(6)]
+    assert [a.status_code for a in answers] == [200] * 5 + [429]
+    assert answers[-1].json()["detail"] == "Rate limit exceeded: max 5/resume/min"
+    assert "Retry-After" in answers[-1].headers
+    httpx.post(f"{service.url}/control/pause", headers={"X-API-Key": "mdk_nobodys-key-at-all"}, trust_env=False)
+    events = call("GET", "/audit/events?limit=50").json()["events"]
+    assert [e["action"] for e in events].count("resume") == 5
+    assert any(e["decision"] == "denied" and e["action"] == "pause" for e in events)
+    assert "nobodys" not in (service.data_dir / "audit.jsonl").read_text()
+    assert call("GET", "/audit/verify").json()["ok"]
+    metrics = service.get("/metrics").text
+    assert 'orchestrator_rate_limit_hits_total{action="resume",result="denied"} 1.0' in metrics
+
+
+def test_the_topology_shows_this_node_and_how_it_is(call):
+    """Without peers it is alone, and healthy."""
+    (node,) = call("GET", "/federation/topology").json()["nodes"]
+    assert (node["role"], node["health"]) == ("orchestrator", "healthy")

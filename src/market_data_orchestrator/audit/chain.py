@@ -84,6 +84,8 @@ def parsed(line: bytes) -> Record:
         raise ValidationError("it is not a JSON object")
     if type(found.get("seq")) is not int or not all(isinstance(found.get(k), str) for k in ("prev_hash", "hash")):
         raise ValidationError("it has no seq, prev_hash and hash")
+    if not 0 <= found["seq"] < 1 << 62:
+        raise ValidationError("its seq is no number of a record")
     body = {name: value for name, value in found.items() if name != "hash"}
     try:
         intact = canonical(found) == line

@@ -1,8 +1,8 @@
 """The keys that sign checkpoints: Ed25519, in one file that its owner alone can read.
 
 One JSON object a line: ``id, public, private, created_ns``, the keys in hexadecimal; the last line with a private key
-signs, all verify. `rotate` adds a line; a line that is not to sign again needs its ``public`` only. Whoever checks a log
-elsewhere gets the lines without ``private`` and can check, but not sign.
+signs, all verify. `rotate` adds a line; a line that is not to sign again needs its ``public`` only. Whoever checks a
+log elsewhere gets the lines without ``private`` and can check, but not sign.
 """
 
 from __future__ import annotations

@@ -17,8 +17,33 @@ _MAX_DEPTH: Final = 6
 _MIN_INSIDE_CHARS: Final = 6
 
 _SECRET_WORDS: Final = frozenset(
-    "apikey auth authorization bearer cookie cookies credential credentials jwt key keys otp passphrase passwd password"
-    " passwords private pwd secret secrets session signature ticket token tokens".split()
+    [
+        "apikey",
+        "auth",
+        "authorization",
+        "bearer",
+        "cookie",
+        "cookies",
+        "credential",
+        "credentials",
+        "jwt",
+        "key",
+        "keys",
+        "otp",
+        "passphrase",
+        "passwd",
+        "password",
+        "passwords",
+        "private",
+        "pwd",
+        "secret",
+        "secrets",
+        "session",
+        "signature",
+        "ticket",
+        "token",
+        "tokens",
+    ]
 )
 _SECRET_PARTS: Final = ("apikey", "password", "passwd", "secret", "token", "credential")
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -29,7 +54,10 @@ _SECRET_SHAPES: Final = (
     (re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), rf"\1 {REDACTED}"),
     (re.compile(r"(://[^/\s:@]*):[^/\s@]+@"), rf"\1:{REDACTED}@"),
     (
-        re.compile(r"\b((?:api[_-]?key|[a-z_-]*token|password|passwd|[a-z_-]*secret)\s*[=:]\s*)[^\s&;,]+", re.IGNORECASE),
+        re.compile(
+            r"\b((?:api[_-]?key|[a-z_-]{0,20}token|password|passwd|[a-z_-]{0,20}secret)\s*[=:]\s*)[^\s&;,]+",
+            re.IGNORECASE,
+        ),
         rf"\1{REDACTED}",
     ),
 )
@@ -90,12 +118,14 @@ def _is_secret_name(name: str) -> bool:
 def _text(value: str, known: frozenset[str], inside: list[str]) -> str:
     if value in known:
         return REDACTED
-    # Cut first with room to spare, so a text of megabytes costs nothing, then finally, so no part of a secret that
-    # crosses the border is left standing.
-    reach = max((len(secret) for secret in inside), default=0) + 5000
-    text = value[: MAX_TEXT_CHARS + reach]
+    # Cut first, so a text of megabytes costs nothing, and let go of what may be the beginning of a secret at the cut.
+    longest = max((len(secret) for secret in inside), default=0)
+    room = MAX_TEXT_CHARS + longest + 1000
+    text = value[:room]
     for secret in inside:
         text = text.replace(secret, REDACTED)
+    if len(value) > room:
+        text = text[: len(text) - longest]
     for shape, instead in _SECRET_SHAPES:
         text = shape.sub(instead, text)
     # Half surrogate pairs are no text; they are shown as what they are.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from market_data_orchestrator.audit.ledger import audit_ledger
+from market_data_orchestrator.cli import audit_verify
 from market_data_orchestrator.cli.options import AsJson, DataDir, Tenant
 from market_data_orchestrator.cli.output import FAILURE, OUT, print_json, print_table
 from market_data_orchestrator.composition import engine_settings, load
@@ -15,6 +16,10 @@ app = typer.Typer(no_args_is_help=True, help="Prove that nothing was lost, doubl
 @app.callback()
 def _group() -> None:
     """Prove that nothing was lost, doubled or changed."""
+
+
+app.command("verify")(audit_verify.verify)
+app.command("rotate-key")(audit_verify.rotate_key)
 
 
 @app.command("ledger")

@@ -51,4 +51,7 @@ def up(
             'Ask it:  mdo query "select symbol, count(*) from trades group by symbol"   End: Ctrl-C', soft_wrap=True
         )
 
-    return launcher.run(settings, started=started)
+    def first_link(url: str) -> None:
+        ERR.print(f"Sign in, once, within ten minutes: {url}", markup=False, highlight=False, soft_wrap=True)
+
+    return launcher.run(settings, started=started, first_link=first_link)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -17,6 +17,8 @@ from market_data_core.errors import ConnectionFailed, ValidationError
 from market_data_orchestrator.federation.peers import Peer
 
 _MAX_ANSWER_BYTES: Final = 4 << 20
+# Those who write JSON give up somewhat above 250; what they could not write would fail our own answer.
+_MAX_DEPTH: Final = 100
 # Below the 5 s after which servers like ours close an idle connection: a request never meets one that is closing.
 _KEEPALIVE_S: Final = 2.0
 
@@ -92,7 +94,7 @@ class PeerClient:
 
         Raises:
             ConnectionFailed: There was no answer in time.
-            GarbledAnswer: The answer is too large, compressed, a redirect, or no JSON.
+            GarbledAnswer: The answer is too large, too deep, compressed, a redirect, or no JSON.
             ValidationError: The path or the payload cannot be sent.
         """
         url = url_at(peer, path)
@@ -114,7 +116,7 @@ class PeerClient:
 
     async def _read(self, peer: Peer, response: httpx.Response) -> Answer:
         status = response.status_code
-        if response.is_redirect or 300 <= status < 400:
+        if 300 <= status < 400:
             raise GarbledAnswer(f"peer {peer.name} answered {status}, a redirect, which is not followed")
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             # A small compressed body may be a very large one.
@@ -125,9 +127,12 @@ class PeerClient:
             if len(body) > self._max_answer_bytes:
                 raise GarbledAnswer(f"peer {peer.name} answered {status} with more than {self._max_answer_bytes} bytes")
         try:
-            return Answer(status_code=status, data=orjson.loads(bytes(body)) if body else None)
+            data = orjson.loads(bytes(body)) if body else None
         except orjson.JSONDecodeError as exc:
             raise GarbledAnswer(f"peer {peer.name} answered {status} with what is no JSON") from exc
+        if _is_deep(data):
+            raise GarbledAnswer(f"peer {peer.name} answered {status} with JSON nested more than {_MAX_DEPTH} deep")
+        return Answer(status_code=status, data=data)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -140,6 +145,19 @@ class PeerClient:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _is_deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(_MAX_DEPTH + 1):
+        level = [part for whole in level if isinstance(whole, dict | list) for part in _parts(whole)]
+        if not level:
+            return False
+    return True
+
+
+def _parts(whole: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return whole.values() if isinstance(whole, dict) else whole
 
 
 def url_at(peer: Peer, path: str) -> httpx.URL:

@@ -16,6 +16,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
 # Spaces and line breaks are silently dropped by URL parsers, a backslash is a slash to some of them.
 _PLAIN: Final = re.compile(r"[!-\[\]-~]+")
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _PASSWORD: Final = re.compile(r"//.*@")
 
 
@@ -31,6 +32,12 @@ class Peer:
     name: str
     url: str
 
+    @property
+    def is_private(self) -> bool:
+        """True if nobody on the way can read what is sent: it goes over TLS, or stays on this machine."""
+        parts = urlsplit(self.url)
+        return parts.scheme == "https" or (parts.hostname or "") in _LOOPBACK
+
     @classmethod
     def parse(cls, entry: str) -> Peer:
         """Read ``name=url``, or a URL whose host is then the name.
@@ -39,15 +46,16 @@ class Peer:
             ConfigurationError: It is neither; the message names the entry, without a password in it.
         """
         shown = _PASSWORD.sub("//***@", entry)
-        name, equals, url = entry.partition("=")
-        if not equals or "/" in name:
-            name, url = "", entry
+        said, equals, url = entry.partition("=")
+        is_named = bool(equals) and "/" not in said
+        if not is_named:
+            url = entry
         parts = _split(url)
         if parts is None or not parts.hostname:
             raise ConfigurationError(
                 f"federation peer {shown!r}: to be name=url or a URL of http or https with host and port only"
             )
-        name = name if equals and "/" not in entry.partition("=")[0] else parts.hostname
+        name = said if is_named else parts.hostname
         if _NAME.fullmatch(name) is None:
             raise ConfigurationError(
                 f"federation peer {shown!r}: {name!r} is no name; give one as name=url, "

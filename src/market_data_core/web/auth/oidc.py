@@ -27,6 +27,7 @@ STALE_S: Final = 24 * 3600.0
 
 _MAX_BYTES: Final = 256 * 1024
 _MIN_RSA_BITS: Final = 2048
+_MIN_RSA_CHARS: Final = 342  # of such a modulus in base64
 _ASYMMETRIC: Final = frozenset({"RSA", "EC", "OKP"})
 
 
@@ -225,7 +226,10 @@ def _usable_keys(document: dict[str, Any]) -> tuple[Key, ...]:
     keys = []
     entries = document.get("keys")
     for entry in entries if isinstance(entries, list) else []:
-        if not isinstance(entry, dict) or entry.get("kty") not in _ASYMMETRIC or entry.get("use", "sig") != "sig":
+        kind = entry.get("kty") if isinstance(entry, dict) else None
+        if not isinstance(kind, str) or kind not in _ASYMMETRIC or entry.get("use", "sig") != "sig":
+            continue
+        if kind == "RSA" and len(str(entry.get("n", ""))) < _MIN_RSA_CHARS:
             continue
         try:
             key = JWKRegistry.import_key(entry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -30,6 +29,7 @@ SKEW_S: Final = 60
 
 _MAX_TOKEN_CHARS: Final = 16 * 1024
 _MAX_NAME_CHARS: Final = 128
+_MAX_TIME_S: Final = 1e12
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
@@ -69,10 +69,8 @@ class OidcTokens:
             raise ConfigurationError("tokens need an issuer, an audience and a role claim")
         self._clock = clock or SystemClock()
         self._audience = audience
-        self._role_claim = role_claim
-        self.issuer = Issuer(
-            issuer, jwks_url=jwks_url, cache_ttl_s=cache_ttl_s, timeout_s=timeout_s, clock=self._clock
-        )
+        self.role_claim = role_claim
+        self.issuer = Issuer(issuer, jwks_url=jwks_url, cache_ttl_s=cache_ttl_s, timeout_s=timeout_s, clock=self._clock)
 
     async def authenticate(self, connection: HTTPConnection) -> Principal | None:
         """Return whose token the request carries, or None if it carries none.
@@ -99,7 +97,7 @@ class OidcTokens:
             raise AuthenticationFailed("the token is too long")
         try:
             # Bytes that are not ASCII are none of a token's either.
-            unchecked = jws.extract_compact(token.encode("ascii"))
+            unchecked = jws.extract_compact(token.encode("ascii"), registry=_REGISTRY)
             header = unchecked.headers()
             algorithm, kid = header.get("alg"), header.get("kid")
         except (JoseError, ValueError, TypeError, KeyError, RecursionError):
@@ -111,11 +109,13 @@ class OidcTokens:
             raise AuthenticationFailed("the token is malformed")
         key = await self.issuer.key(kid, key_type)
         try:
-            payload = jws.deserialize_compact(token.encode("ascii"), key, registry=_REGISTRY).payload
-            claims = json.loads(payload or b"")
+            holds = key.alg in (None, algorithm) and jws.validate_compact(unchecked, key, registry=_REGISTRY)
+            claims = json.loads(unchecked.payload or b"") if holds else None
         except (JoseError, ValueError, TypeError, KeyError, RecursionError):
             # Not chained: a library's message may quote what it could not read.
             raise AuthenticationFailed("the token's signature does not hold") from None
+        if not holds:
+            raise AuthenticationFailed("the token's signature does not hold")
         if not isinstance(claims, dict):
             raise AuthenticationFailed("the token is malformed")
         self._check(claims, audience or self._audience)
@@ -127,9 +127,9 @@ class OidcTokens:
         Raises:
             AuthenticationFailed: They name no role of ours.
         """
-        role = role_in(claims, self._role_claim)
+        role = role_in(claims, self.role_claim)
         if role is None:
-            raise AuthenticationFailed(f"the token names no role: its claim {self._role_claim} has none of ours")
+            raise AuthenticationFailed(f"the token names no role: its claim {self.role_claim} has none of ours")
         return Principal(name=claims["sub"], role=role)
 
     def _check(self, claims: Mapping[str, Any], audience: str) -> None:
@@ -213,6 +213,7 @@ def _offered_token(connection: HTTPConnection) -> str | None:
 
 def _time_s(claims: Mapping[str, Any], name: str) -> float:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # The bounds also keep out infinities and NaN, which are JSON to Python.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MAX_TIME_S < value < _MAX_TIME_S:
         raise AuthenticationFailed(f"the token's {name} is missing or no time")
     return float(value)

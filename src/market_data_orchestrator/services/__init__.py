@@ -1,0 +1,1 @@
+"""Services of the orchestrator under the names their users know."""

@@ -1,0 +1,132 @@
+"""Every way in: keys, tokens of an issuer, browser sessions, tickets for sockets; and how often it may be tried."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry, Counter
+
+from market_data_core.telemetry import ControlAction
+from market_data_core.web.auth import (
+    LOGIN_LINK_S,
+    WS_TICKET_S,
+    Authenticator,
+    MemorySessions,
+    OidcLogin,
+    OidcTokens,
+    OneTime,
+    Principal,
+    Role,
+    SessionCookies,
+    Sessions,
+    WsTickets,
+    dual_auth,
+    login_link,
+    require,
+    session_router,
+)
+from market_data_core.web.ratelimit import RateLimits, Rule, control_rules, guess_limited
+from market_data_orchestrator.doors import Keys
+from market_data_orchestrator.service import Service
+
+_LOGINS_PER_MINUTE = 10
+
+
+class SigningIn:
+    """Who may come in, by the settings.
+
+    Args:
+        service: Whose doors.
+        keys: Its keys.
+        registry: Where limits are counted.
+    """
+
+    def __init__(self, service: Service, keys: Keys, registry: CollectorRegistry) -> None:
+        settings = service.settings
+        self._public_url = settings.public_url
+        tokens = (
+            OidcTokens(
+                issuer=settings.oidc_issuer,
+                audience=settings.oidc_audience,
+                jwks_url=settings.jwks_url,
+                role_claim=settings.jwt_role_claim,
+                cache_ttl_s=settings.jwt_cache_ttl,
+                clock=service.clock,
+            )
+            if settings.jwt_enabled
+            else None
+        )
+        self._oidc = (
+            OidcLogin(
+                tokens,
+                client_id=settings.oidc_client_id,
+                client_secret=settings.oidc_client_secret.get_secret_value(),
+                public_url=settings.public_url,
+            )
+            if tokens is not None and settings.oidc_client_id
+            else None
+        )
+        self._sessions = Sessions(
+            MemorySessions(), secure=settings.public_url.startswith("https://"), clock=service.clock
+        )
+        self._links: OneTime[Principal] = OneTime(LOGIN_LINK_S, clock=service.clock)
+        self._tickets: OneTime[Principal] = OneTime(WS_TICKET_S, clock=service.clock)
+        cookies = SessionCookies(self._sessions, allowed_origins=tuple(settings.cors_origins))
+        self.ways: list[Authenticator] = dual_auth(
+            [keys], tokens=tokens, dual=settings.dual_auth, sessions=[cookies, WsTickets(self._tickets)]
+        )
+        self.limits = _limits(service, registry)
+
+    def router(self, failures: Counter) -> APIRouter:
+        """Return the routes ``/auth/*``."""
+        gate = guess_limited(require(Role.VIEWER, authenticators=self.ways, failures=failures), self.limits)
+        return session_router(
+            self._sessions,
+            authenticators=self.ways,
+            links=self._links,
+            tickets=self._tickets,
+            oidc=self._oidc,
+            failures=failures,
+            gate=gate,
+        )
+
+    def first_link(self, base_url: str) -> str:
+        """Return a link that signs its first user in as an admin, for ten minutes.
+
+        Args:
+            base_url: Where the service answers, unless the settings name a public URL.
+        """
+        return login_link(
+            self._links, Principal(name="first", role=Role.ADMIN), public_url=self._public_url or base_url
+        )
+
+
+def _limits(service: Service, registry: CollectorRegistry) -> RateLimits:
+    settings = service.settings
+    hits = Counter(
+        "orchestrator_rate_limit_hits",
+        "Requests that a limit was asked about.",
+        ["action", "result"],
+        registry=registry,
+    )
+    degraded = Counter(
+        "orchestrator_rate_limit_degraded",
+        "Times the shared limits were away and this process decided.",
+        registry=registry,
+    )
+    rules = []
+    if settings.rate_limit_enabled:
+        actions = [str(action) for action in ControlAction]
+        rules = [
+            *control_rules(actions, max_per_minute=settings.rate_limit_max_per_minute),
+            Rule(action="login", max_hits=_LOGINS_PER_MINUTE),
+        ]
+        for action in (*actions, "login"):
+            for result in ("allowed", "denied"):
+                hits.labels(action=action, result=result)
+    return RateLimits(
+        settings.redis_rate_limit_url,
+        rules,
+        on_hit=lambda action, result: hits.labels(action=action, result=result).inc(),
+        on_degraded=degraded.inc,
+        clock=service.clock,
+    )
