@@ -51,6 +51,7 @@ def compile_graph(
     folder: Path,
     history: Callable[[str, bool], TickHistory],
     vendors: Mapping[str, Sequence[str]] | None = None,
+    tenant: str = "default",
 ) -> list[ConsumerSpec]:
     """Return the consumers that run a graph, one per sink and named after it.
 
@@ -61,12 +62,13 @@ def compile_graph(
         history: Makes the history of stored ticks, from the name of the consumer that stores them and whether repeated
             trade ids are to be left out.
         vendors: Whose events a source gives, by its name in the graph; of one that is not named, all are let in.
+        tenant: Whose tables, for sinks that ask and were not told.
 
     Raises:
         ConfigurationError: An operator or sink cannot be made, or two consumers would store the same bars; names the
             node and its place.
     """
-    parts = _Parts(graph=graph, sinks=sinks, folder=folder, history=history, vendors=vendors or {})
+    parts = _Parts(graph=graph, sinks=sinks, folder=folder, history=history, vendors=vendors or {}, tenant=tenant)
     taken: set[tuple[str, str]] = set()
     return [_consumer(parts, sink, taken) for sink in graph.of("sink")]
 
@@ -78,6 +80,7 @@ class _Parts:
     folder: Path
     history: Callable[[str, bool], TickHistory]
     vendors: Mapping[str, Sequence[str]]
+    tenant: str
 
     def sink(self, node: NodeSpec) -> SinkDef:
         return self.sinks.get(node.type) or SinkDef(sink=node.type)
@@ -125,7 +128,7 @@ def _consumer(parts: _Parts, sink: NodeSpec, taken: set[tuple[str, str]]) -> Con
         edges=tuple(edges),
         config=hashlib.sha256(json.dumps([part.version, target, given], sort_keys=True).encode()).hexdigest(),
         versions={n.name: part.node_version(n.name) for n in nodes},
-        sink=_sink(sink, definition, parts.folder) if own else None,
+        sink=_sink(sink, definition, parts) if own else None,
     )
 
 
@@ -171,8 +174,10 @@ def _kinds(part: GraphSpec, sink: NodeSpec, operators: Mapping[str, Operator]) -
     return frozenset(kinds)
 
 
-def _sink(node: NodeSpec, definition: SinkDef, folder: Path) -> Callable[[], Store]:
+def _sink(node: NodeSpec, definition: SinkDef, parts: _Parts) -> Callable[[], Store]:
     made, params = _sink_class(node, definition.sink), dict(definition.params)
+    if "tenant" in inspect.signature(made).parameters:
+        params.setdefault("tenant", parts.tenant)
     try:
         inspect.signature(made).bind(**params)
     except TypeError as exc:
@@ -181,11 +186,16 @@ def _sink(node: NodeSpec, definition: SinkDef, folder: Path) -> Callable[[], Sto
     def make() -> Any:
         return made(**params)
 
+    def opened() -> Any:
+        store = make()
+        store.open()
+        return store
+
     if hasattr(made, "table"):
-        return make
+        return opened
     if not all(hasattr(made, method) for method in ("write", "flush", "close")):
         raise ConfigurationError(f"{node.where}: sink {node.name!r} ({definition.sink}) has no write, flush and close")
-    return lambda: SinkStore(make, folder / f"{node.name}.sink")
+    return lambda: SinkStore(make, parts.folder / f"{node.name}.sink")
 
 
 def _sink_class(node: NodeSpec, name: str) -> Any:

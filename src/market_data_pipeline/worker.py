@@ -128,7 +128,12 @@ class Consumers:
             sinks = {name: SinkDef(**values) for name, values in config.sinks.items()}
             graph = GraphSpec.from_json(config.graph)
             specs = compile_graph(
-                graph, sinks=sinks, folder=Path(config.folder), history=history, vendors=config.vendors
+                graph,
+                sinks=sinks,
+                folder=Path(config.folder),
+                history=history,
+                vendors=config.vendors,
+                tenant=config.tenant,
             )
         else:
             specs = [raw(), *(bars(b, history=history("raw", b.dedupe)) for b in config.bars)]

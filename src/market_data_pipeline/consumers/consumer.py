@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from market_data_core.errors import MarketDataError, WriterConflict
+from market_data_core.errors import MarketDataError, PipelineError, WriterConflict
 from market_data_core.protocols import Store
 from market_data_pipeline.consumers.ledger import Ledger
 from market_data_pipeline.consumers.model import ConsumerSettings, ConsumerSpec, ConsumerStatus, Surroundings
@@ -45,7 +45,8 @@ class Consumer:
         self.spec = spec
         self.status = ConsumerStatus(own_sink=spec.sink is not None)
         self._log_folder = log_folder
-        self._sink = spec.sink() if spec.sink is not None else store
+        # A sink of its own is made when it is needed, and again as long as that fails.
+        self._sink: Store | None = store if spec.sink is None else None
         self._snapshot_path = folder / f"{spec.name}.snapshot"
         self._settings = settings or ConsumerSettings()
         self._durable = durable
@@ -139,6 +140,10 @@ class Consumer:
                 return
 
     def _session(self) -> None:
+        if self._sink is None:
+            if self.spec.sink is None:
+                raise PipelineError(f"consumer {self.spec.name} has no store")
+            self._sink = self.spec.sink()
         given = Surroundings(
             spec=self.spec,
             settings=self._settings,

@@ -243,6 +243,7 @@ CREATE TABLE mds.checkpoints (
     position bigint NOT NULL,
     covers jsonb NOT NULL,
     row_count bigint NOT NULL,
+    commits bigint NOT NULL,
     PRIMARY KEY (tenant_id, table_name, writer)
 );
 
@@ -289,8 +290,12 @@ BEGIN
     IF to_regclass(format('mds.%I', child)) IS NOT NULL THEN
         RETURN false;
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtextextended('mds.' || child, 0));
-    IF to_regclass(format('mds.%I', child)) IS NOT NULL THEN
+    -- Who waited here has to look again, by a query: names as to_regclass has them may be remembered from before.
+    EXECUTE format('LOCK TABLE mds.%I IN SHARE UPDATE EXCLUSIVE MODE', parent);
+    IF EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'mds' AND c.relname = child
+    ) THEN
         RETURN false;
     END IF;
     low := extract(epoch FROM first) * 1000000000;
@@ -313,6 +318,13 @@ $$;
 REVOKE ALL ON FUNCTION mds.ensure_partition(text, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mds.ensure_partition(text, bigint) TO mds_app;
 GRANT USAGE ON SCHEMA mds TO mds_app;
+
+-- For the staging tables; some servers take it from PUBLIC.
+DO $$
+BEGIN
+    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO mds_app', current_database());
+END
+$$;
 
 -- A row belongs to its tenant: for reading, for writing, and for the owner of the tables too.
 DO $$

@@ -47,20 +47,20 @@ GROUP BY c.relname
 SELECT table_name, writer, position, covers, row_count FROM mds.checkpoints
 
 -- name: checkpoints_of
-SELECT writer, position, covers FROM mds.checkpoints WHERE table_name = %s
+SELECT writer, position, covers, commits FROM mds.checkpoints WHERE table_name = %s
 
 -- name: checkpoint_make
-INSERT INTO mds.checkpoints (tenant_id, writer, table_name, position, covers, row_count)
-VALUES (mds.current_tenant(), %s, %s, %s, '{}', 0)
+INSERT INTO mds.checkpoints (tenant_id, writer, table_name, position, covers, row_count, commits)
+VALUES (mds.current_tenant(), %s, %s, %s, '{}', 0, 0)
 ON CONFLICT DO NOTHING
 RETURNING position
 
 -- name: checkpoint_lock
-SELECT position FROM mds.checkpoints WHERE writer = %s AND table_name = %s FOR UPDATE
+SELECT position, commits FROM mds.checkpoints WHERE writer = %s AND table_name = %s FOR UPDATE
 
 -- name: checkpoint_move
 UPDATE mds.checkpoints
-SET position = %s, covers = covers || %s, row_count = row_count + %s
+SET position = %s, covers = covers || %s, row_count = row_count + %s, commits = commits + 1
 WHERE writer = %s AND table_name = %s
 
 -- name: staging
@@ -93,7 +93,7 @@ SELECT {columns} FROM mds.{table}
 WHERE ts_event >= %(start_ns)s AND ts_event <= %(last_ns)s
     AND (%(vendor)s::text IS NULL OR vendor = %(vendor)s)
     AND (%(symbol)s::text IS NULL OR symbol = %(symbol)s)
-    AND seq < %(below_seq)s
+    AND (%(below_seq)s::bigint IS NULL OR seq < %(below_seq)s)
 ORDER BY ts_event, seq
 
 -- name: bars

@@ -1,0 +1,10 @@
+"""The store for many tenants and applications: tables in PostgreSQL, a row only ever seen by its own tenant."""
+
+from __future__ import annotations
+
+from market_data_store.postgres.declarations import TABLES, TableSpec
+from market_data_store.postgres.schema import migrate, schema_version
+from market_data_store.postgres.store import PostgresStore
+from market_data_store.postgres.table import PostgresTable
+
+__all__ = ["TABLES", "PostgresStore", "PostgresTable", "TableSpec", "migrate", "schema_version"]
