@@ -11,8 +11,6 @@ from market_data_core.web.auth import (
     WS_TICKET_S,
     Authenticator,
     MemorySessions,
-    OidcLogin,
-    OidcTokens,
     OneTime,
     Principal,
     Role,
@@ -42,9 +40,12 @@ class SigningIn:
 
     def __init__(self, service: Service, keys: Keys, registry: CollectorRegistry) -> None:
         settings = service.settings
+        # Not loaded where no issuer is asked.
+        from market_data_core.web import auth  # noqa: PLC0415
+
         self._public_url = settings.public_url
         tokens = (
-            OidcTokens(
+            auth.OidcTokens(
                 issuer=settings.oidc_issuer,
                 audience=settings.oidc_audience,
                 jwks_url=settings.jwks_url,
@@ -56,7 +57,7 @@ class SigningIn:
             else None
         )
         self._oidc = (
-            OidcLogin(
+            auth.OidcLogin(
                 tokens,
                 client_id=settings.oidc_client_id,
                 client_secret=settings.oidc_client_secret.get_secret_value(),

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-import httpx
 import orjson
 
 from market_data_core.errors import ConnectionFailed, ValidationError
 from market_data_orchestrator.federation.peers import Peer
+
+if TYPE_CHECKING:
+    import httpx
 
 _MAX_ANSWER_BYTES: Final = 4 << 20
 # Those who write JSON give up somewhat above 250; what they could not write would fail our own answer.
@@ -61,15 +63,29 @@ class PeerClient:
         verify: ssl.SSLContext | bool = True,
     ) -> None:
         self._max_answer_bytes = max_answer_bytes
-        self._http = httpx.AsyncClient(
+        self._connect_timeout_s = connect_timeout_s
+        self._verify = verify
+        self._made: httpx.AsyncClient | None = None
+
+    # Made with the first call: a node without peers need not carry an HTTP client.
+    @property
+    def _http(self) -> httpx.AsyncClient:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> httpx.AsyncClient:
+        import httpx  # noqa: PLC0415
+
+        return httpx.AsyncClient(
             follow_redirects=False,
             trust_env=False,
             # One caller's cookie must not go along with another's request.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(None, connect=connect_timeout_s),
+            timeout=httpx.Timeout(None, connect=self._connect_timeout_s),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=_KEEPALIVE_S),
             headers={"accept": "application/json", "accept-encoding": "identity", "user-agent": "market-data-platform"},
-            verify=verify,
+            verify=self._verify,
         )
 
     async def call(
@@ -97,6 +113,8 @@ class PeerClient:
             GarbledAnswer: The answer is too large, too deep, compressed, a redirect, or no JSON.
             ValidationError: The path or the payload cannot be sent.
         """
+        import httpx  # noqa: PLC0415  as above
+
         url = url_at(peer, path)
         try:
             body = None if payload is None else orjson.dumps(payload)
@@ -136,7 +154,8 @@ class PeerClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        if self._made is not None:
+            await self._made.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -166,6 +185,8 @@ def url_at(peer: Peer, path: str) -> httpx.URL:
     Raises:
         ValidationError: The path does not begin with a slash, or is not ASCII.
     """
+    import httpx  # noqa: PLC0415  as above
+
     if not path.startswith("/") or not path.isascii():
         raise ValidationError("path: to begin with a slash and to be ASCII")
     try:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
 from market_data_core.web.auth.authenticators import (
     Authenticator,
     ConfiguredKey,
     StoredKeys,
+    dual_auth,
     key_authenticators,
     offered_key,
 )
 from market_data_core.web.auth.gate import FAILURE_REASONS, Gate, guarded_route, require
 from market_data_core.web.auth.keys import FIRST_KEY_FILE, KeyInfo, KeyStore, ensure_first_key
-from market_data_core.web.auth.login import OidcLogin, login_link, session_router
-from market_data_core.web.auth.oidc import Issuer
+from market_data_core.web.auth.login import login_link, session_router
 from market_data_core.web.auth.roles import Principal, Role
 from market_data_core.web.auth.sessions import (
     CSRF_HEADER,
@@ -27,7 +30,11 @@ from market_data_core.web.auth.sessions import (
     WsTickets,
     csrf_token,
 )
-from market_data_core.web.auth.tokens import OidcTokens, dual_auth, role_in
+
+if TYPE_CHECKING:
+    from market_data_core.web.auth.oidc import Issuer
+    from market_data_core.web.auth.oidc_login import OidcLogin
+    from market_data_core.web.auth.tokens import OidcTokens, role_in
 
 __all__ = [
     "CSRF_HEADER",
@@ -64,3 +71,12 @@ __all__ = [
     "role_in",
     "session_router",
 ]
+
+# Tokens need an HTTP client and a library of signatures; a service without an issuer is started without them.
+_LATER: Final = {"Issuer": "oidc", "OidcLogin": "oidc_login", "OidcTokens": "tokens", "role_in": "tokens"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

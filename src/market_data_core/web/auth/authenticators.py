@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -96,6 +97,26 @@ def key_authenticators(*, configured: str, keys_file: Path) -> tuple[list[Authen
     if configured:
         return [ConfiguredKey(configured), StoredKeys(store)], None
     return [StoredKeys(store)], store.ensure_first()
+
+
+def dual_auth(
+    keys: Sequence[Authenticator],
+    *,
+    tokens: Authenticator | None = None,
+    sessions: Sequence[Authenticator] = (),
+    dual: bool = True,
+) -> list[Authenticator]:
+    """Return the ways in, in the order to be tried.
+
+    Args:
+        keys: Those with keys.
+        tokens: Those with tokens; None if tokens are not accepted.
+        sessions: Those of browsers. They come last: a cookie is sent along unasked, a header on purpose.
+        dual: Are keys accepted beside tokens? Without tokens they always are.
+    """
+    if tokens is None:
+        return [*keys, *sessions]
+    return [*(keys if dual else ()), tokens, *sessions]
 
 
 def offered_key(connection: HTTPConnection) -> str | None:

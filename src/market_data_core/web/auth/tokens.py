@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from joserfc import jws
@@ -13,7 +13,6 @@ from starlette.requests import HTTPConnection
 
 from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
 from market_data_core.errors import AuthenticationFailed, ConfigurationError
-from market_data_core.web.auth.authenticators import Authenticator
 from market_data_core.web.auth.oidc import Issuer
 from market_data_core.web.auth.roles import Principal, Role
 
@@ -168,26 +167,6 @@ def role_in(claims: Mapping[str, Any], claim: str) -> Role | None:
         named = re.split(r"[\s,]+", value)
     known = [role for role in Role if role in [name for name in named if isinstance(name, str)]]
     return known[-1] if known else None
-
-
-def dual_auth(
-    keys: Sequence[Authenticator],
-    *,
-    tokens: Authenticator | None = None,
-    sessions: Sequence[Authenticator] = (),
-    dual: bool = True,
-) -> list[Authenticator]:
-    """Return the ways in, in the order to be tried.
-
-    Args:
-        keys: Those with keys.
-        tokens: Those with tokens; None if tokens are not accepted.
-        sessions: Those of browsers. They come last: a cookie is sent along unasked, a header on purpose.
-        dual: Are keys accepted beside tokens? Without tokens they always are.
-    """
-    if tokens is None:
-        return [*keys, *sessions]
-    return [*(keys if dual else ()), tokens, *sessions]
 
 
 class _Accepted(jws.JWSRegistry):
