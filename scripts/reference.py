@@ -278,7 +278,10 @@ def unread_settings() -> list[str]:
     """Return the settings that no code reads, in order."""
     files = (ROOT / "src" / "market_data_orchestrator").rglob("*.py")
     code = "\n".join(f.read_text("utf-8") for f in files)
-    named = set(re.findall(r"(?:settings|self)\.([a-z_]+)", code))
+    # Also by name: the configuration's reader looks settings up so.
+    named = {
+        n for pattern in (r"settings\.([a-z_]+)", r"self\.([a-z_]+)", r'"([a-z_]+)"') for n in re.findall(pattern, code)
+    }
     return [name for name in OrchestratorSettings.model_fields if name not in named]
 
 
