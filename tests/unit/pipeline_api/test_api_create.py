@@ -292,7 +292,7 @@ async def test_the_synthetic_source_goes_by_the_pipelines_clock():
         ({"operator_every": "1s"}, "operator_every.*operator_interval"),
         ({"operator": None, "operator_interval": "1s"}, "operator_params: interval"),
         ({"operator": "dedupe"}, "operator: 'dedupe'.*sink 'store'.*operator_dedupe"),
-        ({"sink": "kafka"}, "sink: 'kafka'.*memory, null, store"),
+        ({"sink": "kafka"}, "sink: 'kafka'.*memory, null, postgres, store"),
         ({"sink_path": "x"}, "sink_params: path.*data_dir"),
         ({"sink": "null", "sink_path": "x"}, "sink_path.*takes nothing"),
         ({"symbols": "AAPL"}, "symbols: 'AAPL'.*a list"),
