@@ -203,14 +203,6 @@ class Engine:
         self.log.control("resume", detail)
         self.capture.resume()
 
-    def prepare(self, *, graph: str, sinks: Mapping[str, SinkDef] | None = None) -> None:
-        """Find out whether other consumers could be run; changes nothing.
-
-        Raises:
-            ConfigurationError: What is wrong with them.
-        """
-        self._consumers.prepare(replace(self.settings, graph=graph, sinks=sinks or {}).consumers_config(), "")
-
     def reconfigure(
         self,
         *,

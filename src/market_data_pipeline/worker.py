@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,6 @@ class ConsumersConfig:
         graph: What to run, as `GraphSpec.to_json` gives it with its secrets.
         sinks: What the graph's sinks stand for: by name the fields of `SinkDef`.
         vendors: Whose events the graph's sources give, by name.
-        since: Where consumers begin that have no snapshot yet, by name.
         settings: When they commit.
         maintenance_s: How often the store is maintained; 0 for never.
         status_s: How often a worker says how its consumers are,
@@ -74,7 +73,6 @@ class ConsumersConfig:
     graph: str = ""
     sinks: dict[str, dict[str, Any]] = field(default_factory=dict)
     vendors: dict[str, list[str]] = field(default_factory=dict)
-    since: dict[str, int] = field(default_factory=dict)
     settings: ConsumerSettings = field(default_factory=ConsumerSettings)
     maintenance_s: float = 60.0
     status_s: float = 0.25
@@ -139,7 +137,7 @@ class Consumers:
             specs = [raw(), *(bars(b, history=history("raw", b.dedupe)) for b in config.bars)]
         if doubled := [n for n, count in Counter(spec.name for spec in specs).items() if count > 1]:
             raise ConfigurationError(f"two consumers are called {doubled[0]!r}")
-        return [replace(spec, since=config.since.get(spec.name)) for spec in specs]
+        return specs
 
     def start(self) -> None:
         """Start the consumers, and the store's maintenance; the log is there now."""
@@ -177,9 +175,8 @@ class Consumers:
             ConfigurationError: What is wrong with it; nothing is changed.
         """
         specs = self._specs(config)
-        if change:
-            self._host.prepare(specs, change)
-            self._prepared = specs, config
+        self._host.prepare(specs, change)
+        self._prepared = specs, config
 
     def apply(self, *, at: int, covers: Mapping[str, int], timeout_s: float) -> dict[str, list[str]]:
         """Run what was prepared; as `ConsumerHost.apply`."""

@@ -60,7 +60,7 @@ class Consumer:
         self._thread = threading.Thread(target=self._run, name=f"consumer-{spec.name}", daemon=True)
         self._published: tuple[dict[str, dict[str, int]], list[list[Any]]] = ({}, [])
         saved = read_snapshot(self._snapshot_path)
-        begin = saved.position if saved else spec.since or 0
+        begin = saved.position if saved else 0
         self.status.snapshot = self.status.committed = self.status.position = begin
 
     def start(self) -> None:

@@ -204,12 +204,10 @@ def standing(specs: Sequence[ConsumerSpec], store: Store, folder: Path) -> Stand
         # A sink of its own is made when the consumer runs; its position is in the snapshot too, or behind it.
         for name in written.intersection(spec.routes.values()) if spec.sink is None else ():
             floor = max(floor, store.table(name).position(spec.name) or 0)
-    # A consumer that begins where it is told to lacks nothing from before.
-    began = {spec.name: spec.since or 0 for spec in specs}
-    covers = [s.covers if s else {} for n, s in snapshots.items() if s or not began[n]]
+    covers = [s.covers if s else {} for s in snapshots.values()]
     return Standing(
         floor=floor,
-        needed_from=min((s.position if s else began[n] for n, s in snapshots.items()), default=0),
+        needed_from=min((s.position if s else 0 for s in snapshots.values()), default=0),
         covers=_lowest(covers),
     )
 

@@ -33,7 +33,6 @@ class ConsumerSpec:
         config: Version of its configuration. Of a snapshot of another, the state of those operators is taken up whose
             own version is the same; the events that others held are counted as suppressed.
         versions: The version of each operator by its name; those that have none go with `config`.
-        since: Where a consumer begins that has no snapshot; None for the log's begin.
         sink: Makes what takes its output, if that is not the platform's store.
     """
 
@@ -44,7 +43,6 @@ class ConsumerSpec:
     edges: tuple[Edge, ...] = ()
     config: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    since: int | None = None
     sink: Callable[[], Store] | None = None
 
     def same_as(self, other: ConsumerSpec) -> bool:

@@ -106,7 +106,7 @@ class Session:
     def _saved_state(self) -> Snapshot:
         saved = read_snapshot(self._given.snapshot_path)
         if saved is None:
-            return Snapshot(position=self._spec.since or 0)
+            return Snapshot()
         return saved
 
     def _restore(self, saved: Snapshot) -> None:
