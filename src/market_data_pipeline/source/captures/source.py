@@ -22,8 +22,8 @@ from market_data_pipeline.source.captures.exchanges import EXCHANGES
 from market_data_pipeline.source.captures.files import CaptureFile, find_captures
 from market_data_pipeline.source.captures.messages import Counts
 from market_data_pipeline.source.captures.reader import lace, read_capture
-from market_data_pipeline.source.captures.reading import Reading
 from market_data_pipeline.source.captures.rows import Item, Rows
+from market_data_pipeline.source.reading import Reading
 from market_data_pipeline.source.replay.events import UNKNOWN_SYMBOL, InstrumentTable
 
 _ALL_BLOCKS_ROWS: Final = 512 * 1024  # of all files together, so that memory does not grow with their number
@@ -212,7 +212,7 @@ class CaptureSource:
             await reading.close()
 
     async def _run(self, resume: Mapping[str, int], counts: Counts) -> AsyncGenerator[SourceBatch | Gap | Mark, None]:
-        reading = Reading(partial(self._items, resume, counts), name="captures")
+        reading = Reading(partial(self._items, resume, counts), name="captures", ahead=32)
         self._readings.add(reading)
         try:
             while items := await reading.pull():

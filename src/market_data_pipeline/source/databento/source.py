@@ -22,11 +22,14 @@ from market_data_core.schemas import Kind, Origin
 from market_data_pipeline.events import Event, iter_events, stream_events
 from market_data_pipeline.source.databento.files import DbnFile, find_files
 from market_data_pipeline.source.databento.reader import VENDOR, DbnReader, Run
-from market_data_pipeline.source.databento.reading import Item, Pacer, Reading
-from market_data_pipeline.source.replay.events import NO_TIME, InstrumentTable
+from market_data_pipeline.source.reading import NO_TIME, Pacer, Reading
+from market_data_pipeline.source.replay.events import InstrumentTable
 from market_data_pipeline.source.replay.source import Progress
 
 _PACED_S: Final = 0.05  # how much paced time goes into one batch at most
+
+Item = tuple[SourceBatch | Mark, int]
+"""What is given, and the time it reaches (`NO_TIME` if it has none)."""
 
 
 class DatabentoSource:
@@ -88,7 +91,7 @@ class DatabentoSource:
         self._skipped_bytes = 0
         self._latest: int | None = None
         self._quotes: dict[str, SourceBatch] = {}
-        self._readings: set[Reading] = set()
+        self._readings: set[Reading[list[Item]]] = set()
         self._status = "pending"
         self._closed = False
 
@@ -177,7 +180,7 @@ class DatabentoSource:
         """
         if self._closed:
             return
-        reading = Reading(self._items(dict(resume)))
+        reading = Reading(lambda _stopped: self._items(dict(resume)), name="databento")
         self._readings.add(reading)
         pacer = Pacer(self._clock, self._speed)
         try:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from market_data_core.batch import Instrument, unlogged
 from market_data_core.schemas import KIND_FIELDS, Flag, Kind
+from market_data_pipeline.source.reading import NO_TIME
 from market_data_pipeline.source.replay.blocks import BadRow, Block
 from market_data_pipeline.source.replay.chain import Chain
 from market_data_pipeline.source.replay.files import Part
@@ -31,9 +32,6 @@ from market_data_pipeline.source.replay.times import (
 
 Floats = npt.NDArray[np.float64]
 Int32s = npt.NDArray[np.int32]
-
-NO_TIME: Final = -(2**63)
-"""The place in time of rows before a part's first event."""
 
 UNKNOWN_SYMBOL: Final = "?"
 """The symbol of quarantined rows of files that say the symbol row by row."""

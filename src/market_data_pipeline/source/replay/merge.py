@@ -10,7 +10,8 @@ import numpy as np
 
 from market_data_core.batch import SourceBatch
 from market_data_core.protocols import Mark
-from market_data_pipeline.source.replay.events import NO_TIME, InstrumentTable
+from market_data_pipeline.source.reading import NO_TIME
+from market_data_pipeline.source.replay.events import InstrumentTable
 from market_data_pipeline.source.replay.files import Part
 from market_data_pipeline.source.replay.reader import Chunk, Counts, PartReader, first_time
 from market_data_pipeline.source.replay.times import zone

@@ -13,9 +13,10 @@ from market_data_core.batch import SourceBatch, unlogged
 from market_data_core.errors import SourceError
 from market_data_core.protocols import END_OF_TIME_NS, Mark
 from market_data_core.schemas import Flag, Kind
+from market_data_pipeline.source.reading import NO_TIME
 from market_data_pipeline.source.replay.blocks import BadRow, Block, read_text
 from market_data_pipeline.source.replay.columnar import read_parquet
-from market_data_pipeline.source.replay.events import NO_TIME, Converter, InstrumentTable, Rows, sort_by_time
+from market_data_pipeline.source.replay.events import Converter, InstrumentTable, Rows, sort_by_time
 from market_data_pipeline.source.replay.fanout import FanOut
 from market_data_pipeline.source.replay.files import Part, PartBytes
 from market_data_pipeline.source.replay.layout import Format

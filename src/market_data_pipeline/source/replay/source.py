@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections.abc import AsyncIterator, Collection, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from market_data_core.batch import SourceBatch
 from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
-from market_data_core.errors import ConfigurationError, MarketDataError
+from market_data_core.errors import ConfigurationError
 from market_data_core.protocols import Mark
 from market_data_core.schemas import Origin
-from market_data_pipeline.source.replay.events import NO_TIME, InstrumentTable
+from market_data_pipeline.source.reading import NO_TIME, Pacer, Reading
+from market_data_pipeline.source.replay.events import InstrumentTable
 from market_data_pipeline.source.replay.files import Part, detected, expand, find_parts
 from market_data_pipeline.source.replay.foreign import owner_of
 from market_data_pipeline.source.replay.layout import Layout, load_layout
 from market_data_pipeline.source.replay.merge import Item, Merge
 from market_data_pipeline.source.replay.reader import Counts, first_time
 
-_PULL: Final = 8  # how many batches the reading thread hands over at once
 _PACED_S: Final = 0.05  # how much paced time goes into one batch at most
-_NAP_S: Final = 1.0  # the longest sleep, so that closing a paced source is not held up by a night's gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +100,7 @@ class ReplaySource:
         self._merge: Merge | None = None
         self._skipped_bytes = 0
         self._latest: int | None = None
-        self._runs: set[_Run] = set()
+        self._runs: set[Reading[Item]] = set()
 
     @property
     def name(self) -> str:
@@ -196,10 +192,9 @@ class ReplaySource:
             ConfigurationError: There is nothing to read, or a file whose layout is not known.
             SourceError: A file cannot be read; names it. What was given before stands.
         """
-        stop = threading.Event()
-        run = _Run(self._items(dict(resume), stop), stop)
+        run = Reading(partial(self._items, dict(resume)), name="replay")
         self._runs.add(run)
-        pacer = _Pacer(self._clock, self._speed)
+        pacer = Pacer(self._clock, self._speed)
         try:
             while items := await run.pull():
                 for item, reached_ns in items:
@@ -215,7 +210,7 @@ class ReplaySource:
             self._runs.discard(run)
             await run.close()
 
-    def _items(self, resume: Mapping[str, int], stop: threading.Event) -> Generator[Item, None, None]:
+    def _items(self, resume: Mapping[str, int], stopped: Callable[[], bool]) -> Generator[Item, None, None]:
         parts = self._planned()
         left = [p for p in parts if p.source_id not in self._done]
         self._counts = Counts(files_done=len(parts) - len(left))
@@ -228,7 +223,7 @@ class ReplaySource:
             batch_rows=self._batch_rows,
             step_ns=max(1, int(_PACED_S * self._speed * NS_PER_SECOND)) if self._speed else None,
             counts=self._counts,
-            stopped=stop.is_set,
+            stopped=stopped,
         )
         yield from self._merge.items()
 
@@ -245,73 +240,3 @@ def _seat(part: Part) -> tuple[str | None, str | None, int | None]:
 
 def _others(files: Sequence[Path]) -> str:
     return next((f"; {f.name} is {owner}" for f in files if (owner := owner_of(f))), "")
-
-
-# One call of `batches`: the thread that reads, and what it has read but not handed over.
-class _Run:
-    def __init__(self, items: Generator[Item, None, None], stop: threading.Event) -> None:
-        self._items = items
-        self._stop = stop
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="replay")
-        self._next: asyncio.Future[list[Item]] | None = None
-        self._error: MarketDataError | None = None
-
-    def stopped(self) -> bool:
-        return self._stop.is_set()
-
-    # The next batches, none at the end; meanwhile the thread goes on with those after them.
-    async def pull(self) -> list[Item]:
-        if self.stopped():
-            return []
-        loop = asyncio.get_running_loop()
-        taken = await (self._next or loop.run_in_executor(self._thread, self._take))
-        self._next = None
-        if self.stopped():
-            return []
-        if not taken and self._error is not None:
-            raise self._error
-        if taken and self._error is None:
-            self._next = loop.run_in_executor(self._thread, self._take)
-        return taken
-
-    # What was read before an error is handed over before the error is raised.
-    def _take(self) -> list[Item]:
-        taken: list[Item] = []
-        try:
-            for item in islice(self._items, _PULL):
-                taken.append(item)
-                # Lets the event loop have the interpreter, which a thread busy in Python would keep for 5 ms.
-                time.sleep(0)
-        except MarketDataError as exc:
-            self._error = exc
-        return taken
-
-    async def close(self) -> None:
-        if self.stopped():
-            return
-        self._stop.set()
-        loop = asyncio.get_running_loop()
-        # Behind whatever the thread is at, since it takes one thing at a time.
-        await loop.run_in_executor(self._thread, self._release)
-        self._thread.shutdown(wait=False)
-
-    def _release(self) -> None:
-        self._items.close()
-
-
-# Holds batches back until their recorded time has come; does nothing at speed 0.
-class _Pacer:
-    def __init__(self, clock: Clock, speed: float) -> None:
-        self._clock = clock
-        self._speed = speed
-        self._base: tuple[int, float] | None = None
-
-    async def wait(self, reached_ns: int, run: _Run) -> None:
-        if not self._speed:
-            return
-        if self._base is None:
-            self._base = reached_ns, self._clock.monotonic_s()
-        base_ns, base_s = self._base
-        due_s = base_s + (reached_ns - base_ns) / NS_PER_SECOND / self._speed
-        while (left_s := due_s - self._clock.monotonic_s()) > 0 and not run.stopped():
-            await self._clock.sleep(min(left_s, _NAP_S))
