@@ -226,3 +226,80 @@ UNLOGGED_SCHEMAS: Final[dict[Kind, pa.Schema]] = {
 
 BAR_KEY: Final[tuple[str, ...]] = ("vendor", "symbol", "interval", "what", "session", "source", "ts_event")
 """What makes two bars the same bar; the newest `revision` of a key is the one to read."""
+
+
+class Record(StrEnum):
+    """What a store keeps beside events: statements about an instrument that may be corrected later."""
+
+    FUNDAMENTALS = "fundamentals"
+    NEWS = "news"
+    OPTION_SNAPSHOTS = "option_snapshots"
+    CORPORATE_ACTIONS = "corporate_actions"
+
+
+_VERSION: Final = (_field("revision", _I32), _field("ts_known", _I64), _field("reason", _STR))
+
+RECORD_FIELDS: Final[dict[Record, tuple[pa.Field, ...]]] = {
+    # `ts_event` is the date that the figures are of.
+    Record.FUNDAMENTALS: (
+        _field("total_assets", _F64),
+        _field("total_liabilities", _F64),
+        _field("net_income", _F64),
+        _field("eps", _F64),
+        *_VERSION,
+    ),
+    # `ts_event` is when it was published.
+    Record.NEWS: (
+        _field("id", _STR),
+        _field("title", _STR),
+        _field("url", _STR),
+        _field("sentiment_score", _F64),
+        *_VERSION,
+    ),
+    # `symbol` is the underlying's, `expiry` a date such as 20240119, `right` C or P.
+    Record.OPTION_SNAPSHOTS: (
+        _field("expiry", _STR),
+        _field("strike", _F64),
+        _field("right", _STR),
+        _field("implied_vol", _F64),
+        _field("delta", _F64),
+        _field("gamma", _F64),
+        _field("vega", _F64),
+        _field("theta", _F64),
+        _field("open_interest", _F64),
+        _field("volume", _F64),
+        _field("underlying_price", _F64),
+        *_VERSION,
+    ),
+    # Prices before `ts_event`, the first moment that trades without the right, are multiplied by the factors to be
+    # comparable with prices after it: `split_factor` for splits, `price_factor` for what is paid out.
+    Record.CORPORATE_ACTIONS: (
+        _field("action", _STR),
+        _field("split_factor", _F64),
+        _field("price_factor", _F64),
+        _field("reference_price", _F64),
+        *_VERSION,
+    ),
+}
+"""The columns that make a record what it is, in order."""
+
+STORED_SCHEMAS: Final[dict[str, pa.Schema]] = {
+    **{str(k): s for k, s in TABLE_SCHEMAS.items() if k is not Kind.CONTROL},
+    **{str(r): pa.schema([*TABLE_FIELDS, *f]) for r, f in RECORD_FIELDS.items()},
+}
+"""The columns of every table that a store may have, by the table's name."""
+
+KEYS: Final[dict[str, tuple[str, ...]]] = {
+    str(Kind.BARS): BAR_KEY,
+    str(Record.FUNDAMENTALS): ("vendor", "symbol", "ts_event"),
+    str(Record.NEWS): ("vendor", "id"),
+    str(Record.OPTION_SNAPSHOTS): ("vendor", "symbol", "expiry", "right", "strike", "ts_event"),
+    str(Record.CORPORATE_ACTIONS): ("vendor", "symbol", "action", "ts_event"),
+}
+"""What makes two rows of a table versions of the same thing, by the table's name; rows of other tables are events.
+
+The version to read is the one of the highest ``(revision, ts_known, seq)``.
+"""
+
+VERSION_COLUMNS: Final[tuple[str, ...]] = ("revision", "ts_known", "reason")
+"""What every keyed table says of a version: its number, when it became known (UTC nanoseconds), and why."""
