@@ -27,6 +27,22 @@ def test_a_deleted_log_loses_and_doubles_nothing(chain, nth):
     assert chain.finish(same_log=False) == []
 
 
+@pytest.mark.parametrize("nth", [9, *(pytest.param(n, marks=pytest.mark.chaos) for n in range(5, 13) if n != 9)])
+@pytest.mark.parametrize("place", ["early", "middle", "late", "segment head"])
+def test_a_damaged_header_loses_and_doubles_nothing(chain, place, nth):
+    """Where not even the source of what is damaged can be read, the log is cut and its sources give the rest again."""
+    assert chain.die(Step.DATA_FILE_WRITTEN, nth=nth)
+    path = max(segments(chain.log), key=lambda p: p.stat().st_size)
+    found = [f for f in walk(path, check=False) if isinstance(f, tuple)]
+    ends = [end for end, record in found if record.type is RecordType.EVENTS]
+    quarter = {"early": 1, "middle": 2, "late": 3}
+    at = 0 if place == "segment head" else ends[len(ends) * quarter[place] // 4 - 1]
+    content = bytearray(path.read_bytes())
+    content[at + 8] ^= 0xFF
+    path.write_bytes(content)
+    assert chain.finish(same_log=False) == []
+
+
 def test_a_log_restored_from_an_older_copy_loses_and_doubles_nothing(chain, tmp_path):
     """What the old copy holds is known to be stored; what it lacks is given again."""
     assert chain.die(Step.TABLE_COMMITTED, nth=5)

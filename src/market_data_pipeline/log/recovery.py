@@ -118,12 +118,18 @@ def _cut(
         if not damages:
             continue
         # Cut before the first record of a log there would be nothing left that says whose log it is.
-        if damages[0].at_byte > 0 and all(s.replayable for _, s in scans[index:]):
+        whole = damages[0].at_byte == 0
+        if (index > 0 or not whole) and all(s.replayable for _, s in scans[index:]):
             result.reports.append(f"log damaged, cut there, its sources give the rest again: {damages[0]}")
             for later, _ in reversed(scans[index + 1 :]):
                 _set_aside(folder, later, 0, result)
                 later.unlink()
+            if whole:
+                _set_aside(folder, path, 0, result)
+                path.unlink()
             disk.sync_dir(folder)
+            if whole:
+                return scans[:index]
             _truncate(folder, path, damages[0].at_byte, result)
             before = scans[index - 1][1] if index else None
             return [*scans[:index], (path, scan(path, check=True, before=before))]

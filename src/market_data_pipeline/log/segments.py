@@ -85,7 +85,8 @@ class Damage:
         size_bytes: How far it reaches.
         first_seq: The first sequence number it may have held.
         count: How many events are lost with it.
-        repeatable: True if the source of what is lost can give it again; False where that cannot be known.
+        repeatable: False if what is lost is known to come from a source that cannot give it again. Where it is not
+            known, the rest of the log decides: cutting there costs nothing that is not lost already.
     """
 
     path: Path
@@ -195,7 +196,7 @@ def walk(path: Path, *, check: bool, sealed_end: int | None = None) -> Iterator[
                 if resumed is None:
                     break
                 place, following = resumed
-                yield Damage(path, at, place - at, next_seq, following.first_seq - next_seq, repeatable=False)
+                yield Damage(path, at, place - at, next_seq, following.first_seq - next_seq, repeatable=True)
                 at, next_seq = place, following.first_seq
                 continue
             end = at + header.size_bytes
@@ -211,7 +212,7 @@ def walk(path: Path, *, check: bool, sealed_end: int | None = None) -> Iterator[
                 yield end, record
             at, next_seq = end, header.end
         if at < size and sealed_end is not None:
-            yield Damage(path, at, size - at, next_seq, sealed_end - next_seq, repeatable=False)
+            yield Damage(path, at, size - at, next_seq, sealed_end - next_seq, repeatable=True)
     finally:
         os.close(fd)
 
