@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from operator import truediv
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ _FLOAT_EXACT = 2**53
 # A decimal read into a float is off by up to half a unit in the last place, and so is its product with the scale. Up
 # to here both together are less than half a step, and rounding undoes them.
 _STEPS_EXACT = 2.0**51
+# Some processors have floats as wide as int64; elsewhere a long double is an ordinary one.
+_WIDE = np.finfo(np.longdouble).nmant >= 63
 
 
 def in_steps(values: npt.NDArray[np.float64], scale: npt.NDArray[np.float64] | float) -> Exact:
@@ -112,9 +115,15 @@ def ratio(numerators: Exact, denominators: Exact) -> npt.NDArray[np.float64]:
     if largest(numerators) <= _FLOAT_EXACT and largest(denominators) <= _FLOAT_EXACT:
         np.divide(numerators.astype(np.float64), denominators.astype(np.float64), out=result, where=denominators != 0)
         return result
-    for i, (n, d) in enumerate(zip(numerators.tolist(), denominators.tolist(), strict=True)):
-        if d:
-            result[i] = n / d
+    rows = np.flatnonzero(denominators != 0)
+    if _WIDE and object not in (numerators.dtype, denominators.dtype):
+        # The quotient is right to 64 bits, and rounding that to a float's 53 is right too, unless it lies in the very
+        # middle between two floats, which are half as far apart below a power of two.
+        wide = numerators[rows].astype(np.longdouble) / denominators[rows].astype(np.longdouble)
+        result[rows] = wide.astype(np.float64)
+        off, apart = np.abs(wide - result[rows]), np.spacing(np.abs(result[rows]))
+        rows = rows[(off == apart / 2) | (off == apart / 4)]
+    result[rows] = [*map(truediv, numerators[rows].tolist(), denominators[rows].tolist())]
     return result
 
 

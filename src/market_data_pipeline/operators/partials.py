@@ -83,8 +83,13 @@ class Partials:
             last = np.append(at[1:], len(events)) - 1
             starts = starts[at]
         streams = events.stream[at]
-        prices = exact.in_steps(events.price, _scale_of(price_scale, events.stream, streams))
-        sizes = exact.in_steps(events.size, _scale_of(size_scale, events.stream, streams))
+        if events.size.any():
+            prices = exact.in_steps(events.price, _scale_of(price_scale, events.stream, streams))
+            sizes = exact.in_steps(events.size, _scale_of(size_scale, events.stream, streams))
+            volume, value = exact.sum_groups(sizes, at), exact.sum_products(prices, sizes, at)
+        else:
+            # Quotes have no size of their own: their sums are 0 whatever the prices.
+            volume, value = np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
         return cls(
             streams,
             starts,
@@ -96,8 +101,8 @@ class Partials:
             events.price[last],
             events.ts[last],
             events.seq[last],
-            exact.sum_groups(sizes, at),
-            exact.sum_products(prices, sizes, at),
+            volume,
+            value,
             last - at + 1,
         )
 
@@ -106,7 +111,7 @@ class Partials:
 
     def take(self, rows: npt.NDArray[Any]) -> Partials:
         """Return some windows, by place or by mask."""
-        return Partials(*(getattr(self, f.name)[rows] for f in fields(self)))
+        return Partials(*(getattr(self, name)[rows] for name in _COLUMNS))
 
     def merged(self, other: Partials) -> Partials:
         """Return the windows of both as one; neither may be used afterwards."""
@@ -123,7 +128,7 @@ class Partials:
         if shared.any():
             self._add(place[shared], other.take(shared))
             other, theirs = other.take(~shared), theirs[~shared]
-        both = Partials(*(_joined(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+        both = Partials(*(_joined(name, getattr(self, name), getattr(other, name)) for name in _COLUMNS))
         return both.take(np.argsort(np.concatenate([mine, theirs]), kind="stable"))
 
     def _keys(self) -> Ints:
@@ -154,7 +159,7 @@ class Partials:
 
     def snapshot(self) -> dict[str, list[Any]]:
         """Return all columns as plain values; sums may be integers of any size."""
-        return {f.name: getattr(self, f.name).tolist() for f in fields(self)}
+        return {name: getattr(self, name).tolist() for name in _COLUMNS}
 
     @classmethod
     def restored(cls, state: Mapping[str, list[Any]]) -> Partials:
@@ -162,12 +167,13 @@ class Partials:
         empty = cls.empty()
         return cls(
             *(
-                exact.restored(state[f.name])
-                if f.name in _SUMS
-                else np.array(state[f.name], getattr(empty, f.name).dtype)
-                for f in fields(cls)
+                exact.restored(state[name]) if name in _SUMS else np.array(state[name], getattr(empty, name).dtype)
+                for name in _COLUMNS
             )
         )
+
+
+_COLUMNS = tuple(f.name for f in fields(Partials))
 
 
 def _precedes(ts: Ints, seq: Ints, other_ts: Ints, other_seq: Ints) -> npt.NDArray[np.bool_]:

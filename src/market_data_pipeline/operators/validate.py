@@ -103,7 +103,9 @@ class Validate:
         future = ts > batch.column("ts_recv").astype(np.int64, copy=False) + self._future_ns
         clock = self._clock.get(batch.source_id, _BEFORE_ALL)
         believed = ts[~future] if future.any() else ts
-        if len(believed) and clock > _BEFORE_ALL and int(believed.max()) <= clock + self._jump_ns:
+        if len(believed) and clock == _BEFORE_ALL:
+            clock = int(believed[0])  # nothing was given before it, so there is nothing it could be far ahead of
+        if len(believed) and int(believed.max()) <= clock + self._jump_ns:
             self._clock[batch.source_id] = max(clock, int(believed.max()))
             self._suspect.pop(batch.source_id, None)
         elif len(believed):
@@ -111,7 +113,7 @@ class Validate:
         return [(Flag.TS_EVENT_FUTURE, future), (Flag.TS_EVENT_BACK, self._going_back(batch, ts, future))]
 
     def _one_by_one(self, source_id: str, ts: Ints, future: Bools) -> Bools:
-        # The rule looks at the event before, so rows are taken one by one; only at a source's start and at jumps.
+        # The rule looks at the event before, so rows are taken one by one; only where there is a jump.
         flagged = future.copy()
         clock = self._clock.get(source_id, _BEFORE_ALL)
         suspect = self._suspect.get(source_id)

@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.operators import exact
 
+MIDDLES = st.builds(
+    lambda n, bits, off: (2 * n + 1 << bits) + off, st.integers(2**52, 2**53), st.integers(0, 7), st.integers(-1, 1)
+)
+"""At the middle between two floats and beside it, where rounding twice would show."""
 NUMBERS = st.one_of(
-    st.integers(-1000, 1000), st.integers(-(2**40), 2**40), st.integers(-(2**61), 2**61), st.integers(-(2**90), 2**90)
+    st.integers(-1000, 1000),
+    st.integers(-(2**40), 2**40),
+    st.integers(-(2**61), 2**61),
+    st.integers(-(2**90), 2**90),
+    MIDDLES,
 )
 COLUMNS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=40)
 SMALL = st.lists(st.tuples(st.integers(-(2**38), 2**38), st.integers(0, 2**36)), min_size=1, max_size=40)

@@ -279,7 +279,7 @@ class Converter:
             flags = np.where(odd, 0, given).astype(np.int32)
         if "suspicious" in columns:
             doubted = columns["suspicious"].fill_null(0).to_numpy(zero_copy_only=False) != 0
-            flags |= np.where(doubted, np.int32(Flag.SUSPICIOUS), np.int32(0))
+            flags[doubted] |= np.int32(Flag.SUSPICIOUS)
         return flags
 
     # Vendor and symbol as codes into the distinct texts; None if the path says the symbol and nothing the vendor.
@@ -293,8 +293,10 @@ class Converter:
             refused.where(_nulls(columns["symbol"]), "expiry, strike and right name no contract")
         vendors, vendor_codes = _coded(columns.get("vendor"), self._layout.vendor, rows)
         symbols, symbol_codes = _coded(columns.get("symbol"), symbol, rows)
-        refused.where(np.array([not s.strip() for s in symbols], np.bool_)[symbol_codes], "symbol is missing")
-        codes = vendor_codes * len(symbols) + symbol_codes
+        blank = np.array([not s.strip() for s in symbols], np.bool_)
+        if blank.any():
+            refused.where(blank[symbol_codes], "symbol is missing")
+        codes = symbol_codes if len(vendors) == 1 else vendor_codes * len(symbols) + symbol_codes
         pairs = [(v or self._layout.vendor, s.strip().upper()) for v in vendors for s in symbols]
         return codes, pairs
 
@@ -391,5 +393,7 @@ def _coded(column: pa.Array | None, constant: str, rows: int) -> tuple[list[str]
         return [constant], np.zeros(rows, np.int64)
     coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     names = [name or "" for name in coded.dictionary.to_pylist()]
-    codes = pc.fill_null(coded.indices, len(names)).to_numpy(zero_copy_only=False).astype(np.int64)
-    return [*names, ""], codes
+    indices = coded.indices
+    if indices.null_count:
+        indices, names = pc.fill_null(indices, len(names)), [*names, ""]
+    return names, indices.to_numpy(zero_copy_only=False).astype(np.int64)
