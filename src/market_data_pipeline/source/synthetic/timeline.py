@@ -95,7 +95,7 @@ class VirtualTimeline:
 
 
 class RealTimeline:
-    """Events fall due at `rate`, counted from the first call, and are given once they are, gathered by `linger_ns`.
+    """Events fall due at `rate`, the first at the first call, and are given once they are, gathered by `linger_ns`.
 
     Due times are whole multiples of the period from one beginning, so waking late never adds up. Whoever reads too
     slowly, or stops for a while, misses what fell due more than a second ago: the beginning then moves.
@@ -125,9 +125,12 @@ class RealTimeline:
         """Wait until events from `place` on are due; None if the source was closed meanwhile."""
         await asyncio.sleep(0)
         if self._begin is None:
-            self._given_ns = self._clock.now_ns()
-            self._begin = (place, self._given_ns)
-            self._rate = None if self._rate is None else self._rate.since(place)
+            now_ns = self._clock.now_ns()
+            self._begin, self._given_ns = (place, now_ns), now_ns
+            if self._rate is not None:
+                # The first event is due at once, as it is in virtual time.
+                self._rate = self._rate.since(place)
+                self._begin, self._given_ns = (place, now_ns - self._rate.span_ns(1)), now_ns - self._linger_ns
         if self._rate is None:
             return self._unpaced(place, min(place + self._most, limit))
         return await self._paced(self._rate, *self._begin, place, limit)
