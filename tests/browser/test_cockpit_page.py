@@ -16,7 +16,8 @@ import uvicorn
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import async_playwright, expect
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from market_data_orchestrator.cockpit import cockpit_routes
@@ -226,7 +227,12 @@ async def server():
     async def endpoint(websocket):
         await current[-1].endpoint(websocket)
 
-    app = Starlette(routes=[*cockpit_routes(), WebSocketRoute("/ws/status", endpoint)])
+    async def nobody(request):
+        return JSONResponse({"detail": "Not authenticated"}, status_code=401)
+
+    app = Starlette(
+        routes=[*cockpit_routes(), WebSocketRoute("/ws/status", endpoint), Route("/auth/me", nobody, methods=["GET"])]
+    )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None)
@@ -278,8 +284,9 @@ async def service(server):
 async def open_page(server, service, contexts):
     """Opens the cockpit; afterwards nothing may have been thrown, logged as an error or refused by the policy."""
     pages, faults = [], []
-    # Chromium logs each refused connection itself; pages of tests that take the service away have these.
-    expected = ["WebSocket connection to"]
+    # Chromium logs each refused connection itself; pages of tests that take the service away have these. And the
+    # service's answer to who has not signed in.
+    expected = ["WebSocket connection to", "status of 401"]
 
     async def make(path="/ui", *, width=1440, height=900, dark=False, fast_clock=False):
         page = await (await contexts(width, height, dark)).new_page()

@@ -1,5 +1,7 @@
 // The shell: views by number and address, the keyboard, and when to paint.
 
+import { Account } from "./account.js";
+import { Controls } from "./controls.js";
 import { el, setAttr, setText } from "./dom.js";
 import { epochSeconds } from "./format.js";
 import { Header } from "./header.js";
@@ -17,6 +19,8 @@ const KEYS = [["1 2 4 9", "views"], ["/", "filter symbols"], ["Esc", "clear the 
 const main = document.getElementById("main");
 const help = document.getElementById("help");
 const header = new Header();
+const account = new Account({ onChange: () => schedule() });
+const controls = new Controls({ account, root: document.getElementById("controls") });
 const history = new History();
 const filtered = (q) => {
   window.history.replaceState(null, "", q ? `#/market?${new URLSearchParams({ q })}` : "#/market");
@@ -32,9 +36,15 @@ const waiting = el("p", { class: "empty", id: "waiting" });
 const transport = new Transport({
   url: `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/ws/status`,
   onMessage: () => history.add(sampleOf(transport.status, Date.now())),
-  onChange: () => schedule(),
+  onChange: () => {
+    // Who this is may have changed while the service was away.
+    if (transport.state === "live" && !asked) account.refresh();
+    asked = transport.state === "live";
+    schedule();
+  },
 });
 
+let asked = false;
 let current = null;
 let paintedAt = -Infinity;
 let scheduled = false;
@@ -58,6 +68,7 @@ function paint() {
   const nowS = said === null || Math.abs(said) > 1e11 ? now / 1000 : said + drift;
   const worst = header.update({ transport, perfNow: paintedAt, nowS });
   document.title = `${GLYPH[worst]} ${current.view.title} · ${typeof status?.node === "string" ? status.node : location.host}`;
+  controls.update({ status, live: state === "live" });
   setAttr(main, "data-connection", state);
   waiting.hidden = status !== null;
   current.view.root.hidden = status === null;
@@ -95,7 +106,7 @@ function onKey(event) {
     event.target.blur();
     return;
   }
-  if (typing || help.open) return;
+  if (typing || document.querySelector("dialog[open]")) return;
   const view = views.find((v) => v.key === event.key);
   if (view) go(view.path);
   else if (event.key === "/") {
