@@ -35,6 +35,7 @@ def commit(
     *,
     token: str,
     transactions: Mapping[str, int],
+    next_version_only: bool = False,
 ) -> None:
     """Commit through a handle, which does not advance. Syncs nothing.
 
@@ -43,6 +44,8 @@ def commit(
         actions: Files that are whole and durable, and files that are replaced.
         token: Written into the commit.
         transactions: Application transactions and their versions.
+        next_version_only: Make the commit the one that follows what the committer knows, or none: any other that was
+            made since is a conflict.
 
     Raises:
         deltalake.exceptions.DeltaError, OSError: Not committed, or not known to be.
@@ -54,6 +57,8 @@ def commit(
         partition_by=["date"],
         commit_properties=CommitProperties(
             custom_metadata={_TOKEN: token},
+            # Without a second try delta-rs does not ask whether the two commits get along.
+            max_commit_retries=0 if next_version_only else None,
             app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()],
         ),
         post_commithook_properties=_NO_HOOKS,

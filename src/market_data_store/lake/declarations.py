@@ -7,9 +7,10 @@ from datetime import date, timedelta
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from market_data_core.errors import ConfigurationError, SchemaValidationError
-from market_data_core.schemas import TABLE_SCHEMAS, Kind
+from market_data_core.schemas import KEYS, STORED_SCHEMAS, Kind, Record
 
 DAY_NS: Final = 86_400 * 1_000_000_000
 
@@ -40,59 +41,82 @@ class TableSpec:
     """One declared table.
 
     Attributes:
-        kind: What its rows are; also its name.
+        name: Such as ``trades``.
+        rows_schema: Columns that writers hand in, readers get and data files hold.
+        key: What makes two rows versions of the same thing; empty where rows are events.
         order: How rows are sorted within a data file.
         dated_by: The time column, UTC nanoseconds, whose date decides the partition.
+        from_start: Made when the lake is opened; else with its first write.
     """
 
-    kind: Kind
-    order: tuple[str, ...] = ("symbol", "ts_event", "seq")
-    dated_by: str = "ts_event"
-
-    @property
-    def name(self) -> str:
-        """The table's name, such as ``trades``."""
-        return str(self.kind)
-
-    @property
-    def rows_schema(self) -> pa.Schema:
-        """Columns that writers hand in, readers get and data files hold."""
-        return TABLE_SCHEMAS[self.kind]
+    name: str
+    rows_schema: pa.Schema
+    key: tuple[str, ...]
+    order: tuple[str, ...]
+    dated_by: str
+    from_start: bool
 
     @property
     def stored_schema(self) -> pa.Schema:
         """Columns as the table declares them: those of the rows and the date."""
-        return TABLE_SCHEMAS[self.kind].append(DATE_FIELD)
+        return self.rows_schema.append(DATE_FIELD)
 
     def check(self, rows: pa.Table) -> None:
-        """Raise SchemaValidationError unless `rows` can be stored as they are."""
-        if not rows.schema.equals(self.rows_schema):
-            raise SchemaValidationError(
-                f"rows for table {self.name} have columns {rows.schema.names} of types "
-                f"{[str(t) for t in rows.schema.types]}; declared: {self.rows_schema}"
-            )
-        for column in NOT_NULL:
-            if rows.column(column).null_count:
-                raise SchemaValidationError(f"rows for table {self.name} have nulls in {column}")
+        """Raise SchemaValidationError, saying row and column, unless `rows` can be stored as they are."""
+        self.check_columns(rows)
+        self.check_values(rows, not_null=NOT_NULL)
+
+    def check_columns(self, rows: pa.Table) -> None:
+        """Raise SchemaValidationError unless `rows` have the declared columns."""
+        if rows.schema.equals(self.rows_schema):
+            return
+        wrong = next((f.name for f in self.rows_schema if f not in list(rows.schema)), None)
+        raise SchemaValidationError(
+            f"rows for table {self.name} have columns {rows.schema.names} of types "
+            f"{[str(t) for t in rows.schema.types]}; declared: {self.rows_schema}",
+            details={} if wrong is None else {"column": wrong},
+        )
+
+    def check_values(self, rows: pa.Table, *, not_null: tuple[str, ...]) -> None:
+        """Raise SchemaValidationError unless `rows` have a value in every column of `not_null`, and nowhere a NaN."""
+        for name in not_null:
+            if rows.column(name).null_count:
+                self._refuse(pc.is_null(rows.column(name)), name, "null")
+        for field in self.rows_schema:
+            if pa.types.is_floating(field.type):
+                nan = pc.is_nan(rows.column(field.name))
+                if pc.any(nan).as_py():
+                    self._refuse(nan, field.name, "NaN")
+
+    def _refuse(self, wrong: pa.ChunkedArray, column: str, what: str) -> None:
+        row = pc.index(wrong, value=True).as_py()
+        raise SchemaValidationError(
+            f"rows for table {self.name}: row {row} has {what} in {column}", details={"row": row, "column": column}
+        )
 
 
-TABLES: Final[dict[str, TableSpec]] = {
-    s.name: s
-    for s in (
-        TableSpec(kind=Kind.QUOTES),
-        TableSpec(kind=Kind.TRADES),
-        TableSpec(kind=Kind.BARS, order=("symbol", "interval", "ts_event", "seq")),
-        TableSpec(kind=Kind.DEPTH),
-        TableSpec(kind=Kind.OPTIONS),
-        TableSpec(kind=Kind.DEFINITIONS),
-        TableSpec(kind=Kind.STATUS),
-        TableSpec(kind=Kind.TAQ),
-        TableSpec(kind=Kind.ANALYTICS, order=("symbol", "name", "ts_event", "seq")),
-        # What could not be parsed has no trustworthy event time.
-        TableSpec(kind=Kind.QUARANTINE, dated_by="ts_recv"),
-    )
+_ORDER: Final = ("symbol", "ts_event", "seq")
+_ORDERS: Final[dict[str, tuple[str, ...]]] = {
+    str(Kind.BARS): ("symbol", "interval", "ts_event", "seq"),
+    str(Kind.ANALYTICS): ("symbol", "name", "ts_event", "seq"),
 }
-"""Every table a lake has, by name."""
+
+
+def _declare(name: str) -> TableSpec:
+    return TableSpec(
+        name=name,
+        rows_schema=STORED_SCHEMAS[name],
+        key=KEYS.get(name, ()),
+        order=_ORDERS.get(name, _ORDER),
+        # What could not be parsed has no trustworthy event time.
+        dated_by="ts_recv" if name == Kind.QUARANTINE else "ts_event",
+        # Making a table costs a start tens of milliseconds, and few lakes ever have one of these.
+        from_start=name not in set(Record),
+    )
+
+
+TABLES: Final[dict[str, TableSpec]] = {name: _declare(name) for name in STORED_SCHEMAS}
+"""Every table a lake may have, by name."""
 
 
 def spec_of(name: str) -> TableSpec:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import deltalake
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from market_data_core.errors import ConfigurationError
 from market_data_core.schemas import Kind
-from market_data_store.lake import recovery
+from market_data_store.backend import END_OF_TIME_NS, START_OF_TIME_NS, OutboxJob, Upserted, Wanted
+from market_data_store.lake import recovery, streams
+from market_data_store.lake.asking import ask
+from market_data_store.lake.coverage import coverage
 from market_data_store.lake.declarations import TABLES, spec_of
 from market_data_store.lake.folder import TableFolder
 from market_data_store.lake.maintenance import MaintenancePolicy, maintain
+from market_data_store.lake.outbox import Outbox
 from market_data_store.lake.paths import tenant_root, translated
-from market_data_store.lake.reads import END_OF_TIME_NS, START_OF_TIME_NS, Selection, TableReader, newest
+from market_data_store.lake.prices import latest_prices
+from market_data_store.lake.reads import Selection, TableReader
 from market_data_store.lake.table import LakeTable
+from market_data_store.lake.upserts import Upserter
+
+_LAYOUT: Final = 1
+_OUTBOX: Final = "outbox.db"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +72,8 @@ class Lake:
         """What `open` repaired, one sentence each."""
         self._folders = {name: TableFolder(self.path, spec) for name, spec in TABLES.items()}
         self._readers = {name: TableReader(folder) for name, folder in self._folders.items()}
+        self._upserters = {name: Upserter(folder) for name, folder in self._folders.items()}
+        self._outbox = Outbox(self.path / _OUTBOX)
 
     def open(self) -> None:
         """Repair what a crash tore and make the tables that are missing.
@@ -70,8 +83,37 @@ class Lake:
             TemporaryUnavailable: The storage is away.
         """
         for folder in self._folders.values():
-            self.repairs += recovery.repair(folder)
-            folder.make()
+            if folder.spec.from_start or folder.exists():
+                self.repairs += recovery.repair(folder)
+                folder.make()
+
+    def close(self) -> None:
+        """Do nothing: files are opened for each call."""
+
+    def schema_version(self) -> int:
+        """Return the version of the lake's layout; 0 where nothing was made yet.
+
+        Raises:
+            TemporaryUnavailable: The storage is away.
+        """
+        with translated("looking for tables"):
+            return _LAYOUT if any(folder.exists() for folder in self._folders.values()) else 0
+
+    def health(self) -> dict[str, Any]:
+        """Return ``backend``, ``version`` of its software, ``schema_version`` and ``latency_ms`` of looking at it.
+
+        Raises:
+            TemporaryUnavailable: The storage is away.
+        """
+        started_s = time.perf_counter()
+        version = self.schema_version()
+        latency_ms = (time.perf_counter() - started_s) * 1e3
+        return {
+            "backend": "lake",
+            "version": deltalake.__version__,
+            "schema_version": version,
+            "latency_ms": round(latency_ms, 3),
+        }
 
     def table(self, name: str) -> LakeTable:
         """Return a fresh view of a table, making the table if it is not there.
@@ -143,11 +185,16 @@ class Lake:
             where: A further condition, such as ``pyarrow.compute.field("seq") > 10``.
 
         Raises:
-            ConfigurationError: No table of that name is declared.
+            ConfigurationError: No table or column of that name is declared.
             TemporaryUnavailable: The storage is away.
         """
-        selection = Selection(start_ns=start_ns, end_ns=end_ns, vendor=vendor, symbol=symbol, where=where)
-        return self._readers[spec_of(name).name].scan(selection, columns)
+        spec = spec_of(name)
+        unknown = sorted(set(columns or ()) - set(spec.rows_schema.names))
+        if unknown:
+            raise ConfigurationError(f"table {name} has no column {', '.join(unknown)}")
+        symbols = () if symbol is None else (symbol,)
+        selection = Selection(start_ns=start_ns, end_ns=end_ns, vendor=vendor, symbols=symbols, where=where)
+        return self._readers[spec.name].scan(selection, columns)
 
     def ticks(self, kind: Kind, vendor: str, symbol: str, *, start_ns: int, end_ns: int, below_seq: int) -> pa.Table:
         """Return stored events of one instrument in ``[start_ns, end_ns)`` by ``ts_event`` with ``seq < below_seq``.
@@ -196,15 +243,82 @@ class Lake:
         Raises:
             TemporaryUnavailable: The storage is away.
         """
-        where = (pc.field("interval") == interval) & (pc.field("what") == what) & (pc.field("session") == session)
-        if source is not None:
-            where &= pc.field("source") == source
-        if as_of_ns is not None:
-            # A bar from outside that does not say when it became known did so when we received it.
-            where &= pc.coalesce(pc.field("ts_known"), pc.field("ts_recv")) <= as_of_ns
-        return newest(
-            self.read(str(Kind.BARS), start_ns=start_ns, end_ns=end_ns, vendor=vendor, symbol=symbol, where=where)
+        equal = {"interval": interval, "what": what, "session": session} | (
+            {} if source is None else {"source": source}
         )
+        wanted = Wanted(
+            start_ns=start_ns, end_ns=end_ns, vendor=vendor, symbols=(symbol,), equal=equal, as_of_ns=as_of_ns
+        )
+        return self.fetch(str(Kind.BARS), wanted)
+
+    def fetch(self, table: str, wanted: Wanted, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return rows; see `market_data_store.backend.Backend.fetch`.
+
+        Raises:
+            ConfigurationError: No table or column of that name is declared, or what is compared is not text.
+            TemporaryUnavailable: The storage is away.
+        """
+        spec = spec_of(table)
+        return streams.fetch(self._readers[spec.name], ask(spec, wanted, columns))
+
+    def stream(
+        self, table: str, wanted: Wanted, *, columns: Sequence[str] | None = None, batch_rows: int = 65_536
+    ) -> Iterator[pa.RecordBatch]:
+        """Give rows, a few at a time; see `market_data_store.backend.Backend.stream`.
+
+        Raises:
+            ConfigurationError: No table or column of that name is declared, or what is compared is not text.
+            TemporaryUnavailable: The storage is away, or the reader took so long that upkeep deleted what it read.
+        """
+        spec = spec_of(table)
+        return streams.stream(self._readers[spec.name], ask(spec, wanted, columns), batch_rows=batch_rows)
+
+    def upsert(self, table: str, rows: pa.Table, *, now_ns: int) -> Upserted:
+        """Add versions of keyed rows; see `market_data_store.backend.Backend.upsert`.
+
+        Raises:
+            ConfigurationError: No keyed table of that name is declared.
+            SchemaValidationError: A row cannot be stored; nothing is.
+            TemporaryUnavailable: The storage did not take it; nothing, or all of it, is there.
+        """
+        return self._upserters[spec_of(table).name].upsert(rows, now_ns=now_ns)
+
+    def latest_prices(self, symbols: Sequence[str] = (), *, vendor: str | None = None) -> pa.Table:
+        """Return the last price of each instrument; see `market_data_store.lake.prices.latest_prices`."""
+        return latest_prices(self._readers, symbols, vendor=vendor)
+
+    def coverage(self, table: str, wanted: Wanted) -> pa.Table:
+        """Return how much there is; see `market_data_store.backend.Backend.coverage`.
+
+        Raises:
+            ConfigurationError: No table of that name is declared, or what is compared is not text.
+            TemporaryUnavailable: The storage is away.
+        """
+        spec = spec_of(table)
+        # Every version counts, whichever is the newest.
+        return coverage(self._readers[spec.name], ask(spec, replace(wanted, versions=True)))
+
+    def enqueue(
+        self, job_type: str, payload: Mapping[str, Any], *, idempotency_key: str, priority: int = 0, now_ns: int
+    ) -> OutboxJob:
+        """Ask for work; see `market_data_store.lake.outbox.Outbox.enqueue`."""
+        return self._outbox.enqueue(
+            job_type, payload, idempotency_key=idempotency_key, priority=priority, now_ns=now_ns
+        )
+
+    def claim(
+        self, owner: str, *, job_types: Sequence[str] = (), lease_s: float = 60.0, now_ns: int
+    ) -> OutboxJob | None:
+        """Take the next job; see `market_data_store.lake.outbox.Outbox.claim`."""
+        return self._outbox.claim(owner, job_types=job_types, lease_s=lease_s, now_ns=now_ns)
+
+    def finish(self, job_id: int, *, owner: str, error: str | None = None, now_ns: int) -> OutboxJob:
+        """Say what came of a job; see `market_data_store.lake.outbox.Outbox.finish`."""
+        return self._outbox.finish(job_id, owner=owner, error=error, now_ns=now_ns)
+
+    def jobs(self, *, state: str | None = None, limit: int = 100) -> list[OutboxJob]:
+        """Return jobs, newest first."""
+        return self._outbox.jobs(state=state, limit=limit)
 
     def counts(self) -> dict[str, TableCounts]:
         """Return how much each table holds, by name.
@@ -212,7 +326,8 @@ class Lake:
         Raises:
             TemporaryUnavailable: The storage is away.
         """
-        return {name: self._count(name) for name in TABLES}
+        names = [n for n, folder in self._folders.items() if folder.spec.from_start or folder.exists()]
+        return {name: self._count(name) for name in names}
 
     def _count(self, name: str) -> TableCounts:
         files = self._readers[name].files()

@@ -15,6 +15,7 @@ from market_data_store.lake import commits, parts
 from market_data_store.lake.declarations import TableSpec
 from market_data_store.lake.folder import TableFolder
 from market_data_store.lake.paths import reason, translated
+from market_data_store.lake.writing import discard, write_files
 
 # A handle that lives long grows (80 MB in 550 commits), and one older than the log's retention can no longer see
 # whether somebody committed in between.
@@ -80,7 +81,7 @@ class LakeTable:
         last = self.position(writer)
         if last is not None and position < last:
             raise WriterConflict(f"{writer} would move back from {last} to {position} in table {self.name}")
-        files = self._write(rows, parts.file_prefix(writer, position))
+        files = write_files(self._folder, rows, prefix=parts.file_prefix(writer, position))
         transactions = {writer: position} | {writer + _COVER + s: end for s, end in covers.items()}
         self._commit(files, writer, transactions)
         reached(Step.TABLE_COMMITTED)
@@ -114,22 +115,6 @@ class LakeTable:
             self._dead = True
             raise WriterConflict(f"somebody else moved {writer} to {found} in table {self.name}; it was at {expected}")
 
-    def _write(self, rows: pa.Table, prefix: str) -> list[parts.DataFile]:
-        files: list[parts.DataFile] = []
-        try:
-            with translated(f"writing rows of table {self.name}"):
-                for part in parts.split(rows, self._spec):
-                    self._folder.make_date(part.date)
-                    files.append(parts.write(part, table_folder=self._folder.path, prefix=prefix))
-                    reached(Step.DATA_FILE_WRITTEN)
-                parts.sync(files)
-        except TemporaryUnavailable:
-            self._discard(files)
-            raise
-        if files:
-            reached(Step.DATA_FILE_SYNCED)
-        return files
-
     def _commit(self, files: Sequence[parts.DataFile], writer: str, transactions: Mapping[str, int]) -> None:
         token = commits.new_token()
         modified_ms = time.time_ns() // 1_000_000
@@ -145,7 +130,7 @@ class LakeTable:
                 self._folder.log, after=self._delta.version(), token=token, writer=writer
             )
             if outcome is commits.Outcome.ABSENT:
-                self._discard(files)
+                discard(self._folder, files)
             if conflict:
                 raise WriterConflict(f"somebody else committed to table {self.name} as {writer}") from exc
             raise TemporaryUnavailable(
@@ -162,6 +147,3 @@ class LakeTable:
             raise
         self._commits += 1
         self._check_position(writer, position)
-
-    def _discard(self, files: Sequence[parts.DataFile]) -> None:
-        self._folder.count_leftovers(parts.remove([f.path for f in files]))

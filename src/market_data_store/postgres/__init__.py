@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from market_data_store.postgres.declarations import TABLES, TableSpec
+from market_data_store.postgres.retention import register_tenant, retain
 from market_data_store.postgres.schema import migrate, schema_version
 from market_data_store.postgres.store import PostgresStore
 from market_data_store.postgres.table import PostgresTable
+from market_data_store.postgres.timescale import timescale_version
 
-__all__ = ["TABLES", "PostgresStore", "PostgresTable", "TableSpec", "migrate", "schema_version"]
+__all__ = [
+    "TABLES",
+    "PostgresStore",
+    "PostgresTable",
+    "TableSpec",
+    "migrate",
+    "register_tenant",
+    "retain",
+    "schema_version",
+    "timescale_version",
+]

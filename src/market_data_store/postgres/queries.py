@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final, LiteralString
+from typing import Literal as OneOf
 
-from psycopg.sql import SQL, Composed, Identifier, Literal
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+Phase = OneOf["both", "pre", "post"]
 
 _FOLDER: Final = resources.files("market_data_store.postgres").joinpath("sql")
-_MIGRATION: Final = re.compile(r"(\d{4})_\w+\.sql")
+_MIGRATION: Final = re.compile(r"(?P<version>\d{4})_\w+(\.(?P<phase>pre|post))?\.sql")
+_PHASES: Final[dict[str | None, Phase]] = {None: "both", "pre": "pre", "post": "post"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +25,13 @@ class Migration:
     Attributes:
         version: The version it leads to; the first is 1.
         name: The file's name.
+        phase: ``pre`` and ``post`` as its name says; ``both`` where it says neither.
         sql: What it does.
     """
 
     version: int
     name: str
+    phase: Phase
     sql: LiteralString
 
 
@@ -43,20 +49,24 @@ QUERIES: Final = _read_queries()
 """Statements by name."""
 
 
-def query(name: str, *, table: str = "", columns: Sequence[str] = (), turn: int = 0) -> Composed:
-    """Return a statement with its table, staging table and columns put in as identifiers."""
-    return SQL(QUERIES[name]).format(
-        table=Identifier(table),
-        staging=Identifier(f"staging_{table}"),
-        columns=SQL(", ").join(Identifier(c) for c in columns),
-        turn=Literal(turn),
-    )
+def query(name: str, *, turn: int = 0, **parts: str | Sequence[str] | Composable) -> Composed:
+    """Return a statement with its parts put in: names, alone or in a list, as identifiers, and what is SQL already."""
+    return SQL(QUERIES[name]).format(turn=Literal(turn), **{k: _part(p) for k, p in parts.items()})
+
+
+def _part(part: str | Sequence[str] | Composable) -> Composable:
+    if isinstance(part, Composable):
+        return part
+    return Identifier(part) if isinstance(part, str) else SQL(", ").join(Identifier(p) for p in part)
 
 
 def read_migrations() -> list[Migration]:
     """Return the migrations, ascending by version; together they make ``schema.sql`` of an empty database."""
-    found = sorted((m[1], f.name) for f in _FOLDER.iterdir() if (m := _MIGRATION.fullmatch(f.name)))
-    return [Migration(version=int(number), name=name, sql=_text(name)) for number, name in found]
+    found = [(m, f.name) for f in _FOLDER.iterdir() if (m := _MIGRATION.fullmatch(f.name))]
+    steps = [
+        Migration(version=int(m["version"]), name=name, phase=_PHASES[m["phase"]], sql=_text(name)) for m, name in found
+    ]
+    return sorted(steps, key=lambda step: (step.version, step.phase == "post"))
 
 
 def schema_sql() -> LiteralString:

@@ -4,50 +4,69 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Sequence
-from typing import Any, Final, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import pyarrow as pa
-from psycopg.sql import Composed
+from psycopg.sql import SQL
 
-from market_data_core.errors import ConfigurationError
 from market_data_core.schemas import Kind
-from market_data_store.postgres.connect import Connections
+from market_data_store.backend import END_OF_TIME_NS, START_OF_TIME_NS, OutboxJob, Upserted, Wanted
+from market_data_store.postgres.connect import Connections, connect
 from market_data_store.postgres.declarations import DAY_NS, TABLES, spec_of
-from market_data_store.postgres.queries import QUERIES, query, read_migrations
-from market_data_store.postgres.schema import migrate, schema_version
-from market_data_store.postgres.table import Partitions, PostgresTable
-
-START_OF_TIME_NS: Final = -(2**63)
-END_OF_TIME_NS: Final = 2**63 - 1
-
-_FETCH_ROWS: Final = 50_000
-_VERSIONS: Final = "bars_versions"
+from market_data_store.postgres.errors import translated
+from market_data_store.postgres.jobs import Jobs
+from market_data_store.postgres.partitions import Partitions
+from market_data_store.postgres.queries import QUERIES
+from market_data_store.postgres.reads import Reads, select
+from market_data_store.postgres.schema import check_version, migrate, schema_version
+from market_data_store.postgres.table import PostgresTable
+from market_data_store.postgres.versions import Versions
 
 
 class PostgresStore:
     """One tenant's stored market data, in tables of a PostgreSQL database that other tenants share.
 
-    Every connection is of the role ``mds_app``, which owns nothing, and of one tenant; row level security shows it
-    that tenant's rows alone. Safe to use from several threads.
+    A `market_data_store.backend.Backend`. Every connection is of the role ``mds_app``, which owns nothing, and of one
+    tenant; row level security shows it that tenant's rows alone. Safe to use from several threads.
 
     Args:
         dsn: A connection string, such as ``postgresql://host/db``.
         tenant: Whose data; 1 to 64 letters, digits, ``_`` and ``-``.
         connections: How many connections at once.
         timeout_s: How long to wait for one before the server counts as away.
+        statement_timeout_s: How long a statement may take before it fails with TemporaryUnavailable; None for as long
+            as the server lets it.
 
     Raises:
-        ConfigurationError: `dsn` or `tenant` are not of that form.
+        ConfigurationError: `dsn`, `tenant` or a limit are not of that form.
     """
 
-    def __init__(self, dsn: str, tenant: str, *, connections: int = 8, timeout_s: float = 10.0) -> None:
-        self.tenant = tenant
+    def __init__(
+        self,
+        dsn: str,
+        tenant: str,
+        *,
+        connections: int = 8,
+        timeout_s: float = 10.0,
+        statement_timeout_s: float | None = None,
+    ) -> None:
+        self._tenant = tenant
         self._dsn = dsn
-        self._connections = Connections(dsn, tenant, most=connections, timeout_s=timeout_s)
+        self._connections = Connections(
+            dsn, tenant, most=connections, timeout_s=timeout_s, statement_timeout_s=statement_timeout_s
+        )
         self._partitions = Partitions(self._connections)
+        self._versions = Versions(self._connections, self._partitions)
+        self._reads = Reads(self._connections)
+        self._jobs = Jobs(self._connections)
         # Who is given a store as such does not know that this one could be closed.
         self._closing = weakref.finalize(self, self._connections.close)
+
+    @property
+    def tenant(self) -> str:
+        """Whose data, as it was named: by its name or by its id."""
+        return self._tenant
 
     def __enter__(self) -> Self:
         return self
@@ -66,12 +85,42 @@ class PostgresStore:
             ConfigurationError: The schema is missing or old and the role may not change it, or it is a later one.
             TemporaryUnavailable: The server is away.
         """
-        latest = read_migrations()[-1].version
-        found = schema_version(self._dsn)
-        if found > latest:
-            raise ConfigurationError(f"the database's schema is version {found}; this platform knows {latest}")
-        if found < latest:
+        if not check_version(self._dsn):
             migrate(self._dsn)
+
+    def schema_version(self) -> int:
+        """Return the version of the schema that the database has; 0 where nothing was made yet.
+
+        Raises:
+            TemporaryUnavailable: The server is away.
+        """
+        return schema_version(self._dsn)
+
+    def health(self) -> dict[str, Any]:
+        """Return how the server is, by a connection made for it, so that it is told before the schema is made too.
+
+        Returns:
+            ``backend``, ``version`` of the server, ``schema_version``, ``latency_ms`` of one round trip, and
+            ``timescaledb``, the extension's version or None.
+
+        Raises:
+            TemporaryUnavailable: The server is away.
+        """
+        with (
+            translated("asking how the server is"),
+            connect(self._dsn) as connection,
+        ):
+            begun = time.perf_counter()
+            found = connection.execute(QUERIES["health"]).fetchone()
+            latency_ms = (time.perf_counter() - begun) * 1000
+        version, timescale = found if found is not None else (None, None)
+        return {
+            "backend": "postgresql",
+            "version": version,
+            "schema_version": self.schema_version(),
+            "latency_ms": latency_ms,
+            "timescaledb": timescale,
+        }
 
     def table(self, name: str) -> PostgresTable:
         """Return a fresh view of a table.
@@ -105,7 +154,9 @@ class PostgresStore:
         return {"partitions_made": made}
 
     def describe(self) -> dict[str, Any]:
-        """Return what the tenant stored in each table, as plain values; of bars, how often one was made or replaced.
+        """Return what the tenant stored in each table, as plain values.
+
+        ``rows`` counts what was added; of a keyed table every version, and what retention dropped too.
 
         Raises:
             TemporaryUnavailable: The server is away.
@@ -117,7 +168,8 @@ class PostgresStore:
         }
         for name, writer, position, _, rows in self._checkpoints():
             tables[name]["rows"] += rows
-            tables[name]["writers"][writer] = position
+            if writer:
+                tables[name]["writers"][writer] = position
         return {"tables": tables, "repairs": []}
 
     def read(
@@ -147,14 +199,16 @@ class PostgresStore:
             TemporaryUnavailable: The server is away.
         """
         spec = spec_of(name)
-        wanted = spec.rows_schema.names if columns is None else list(columns)
-        unknown = set(wanted) - set(spec.rows_schema.names)
-        if unknown:
-            raise ConfigurationError(f"table {name} has no column {', '.join(sorted(unknown))}")
-        relation = _VERSIONS if spec.kind is Kind.BARS else name
-        values = _range(start_ns, end_ns) | {"vendor": vendor, "symbol": symbol, "below_seq": below_seq}
-        schema = pa.schema([spec.rows_schema.field(n) for n in wanted])
-        return self._fetch(query("read", table=relation, columns=wanted), values, schema)
+        schema = pa.schema([spec.rows_schema.field(n) for n in spec.columns(columns)])
+        wanted = Wanted(
+            start_ns=start_ns,
+            end_ns=end_ns,
+            vendor=vendor,
+            symbols=() if symbol is None else (symbol,),
+            versions=True,
+        )
+        statement, values = select(spec, wanted, schema.names, order=SQL("ts_event, seq"), below_seq=below_seq)
+        return self._reads.table(f"reading table {name}", statement, values, schema)
 
     def ticks(self, kind: Kind, vendor: str, symbol: str, *, start_ns: int, end_ns: int, below_seq: int) -> pa.Table:
         """Return stored events of one instrument in ``[start_ns, end_ns)`` by ``ts_event`` with ``seq < below_seq``.
@@ -199,36 +253,70 @@ class PostgresStore:
         Raises:
             TemporaryUnavailable: The server is away.
         """
-        values = _range(start_ns, end_ns) | {
-            "symbol": symbol,
-            "interval": interval,
-            "vendor": vendor,
-            "what": what,
-            "session": session,
-            "source": source,
-            "as_of_ns": as_of_ns,
-        }
-        schema = TABLES["bars"].rows_schema
-        relation = "bars" if as_of_ns is None else _VERSIONS
-        return self._fetch(query("bars", table=relation, columns=schema.names), values, schema)
+        texts = {"interval": interval, "what": what, "session": session, "source": source}
+        wanted = Wanted(
+            start_ns=start_ns,
+            end_ns=end_ns,
+            vendor=vendor,
+            symbols=(symbol,),
+            equal={k: v for k, v in texts.items() if v is not None},
+            as_of_ns=as_of_ns,
+        )
+        return self.fetch("bars", wanted)
+
+    def upsert(self, table: str, rows: pa.Table, *, now_ns: int) -> Upserted:
+        """Add versions of keyed rows in one transaction; see `market_data_store.backend.Backend.upsert`.
+
+        Two who upsert the same keys at once wait for each other, and each finds what the other stored. Where they
+        hinder each other all the same, it is tried again.
+        """
+        return self._versions.upsert(table, rows, now_ns=now_ns)
+
+    def stream(
+        self, table: str, wanted: Wanted, *, columns: Sequence[str] | None = None, batch_rows: int = 65_536
+    ) -> Iterator[pa.RecordBatch]:
+        """Give rows as they are at one moment; see `market_data_store.backend.Backend.stream`.
+
+        Holds one of the connections until it is read to its end or closed. `statement_timeout_s` counts for each batch.
+        """
+        return self._reads.stream(spec_of(table), wanted, columns, batch_rows)
+
+    def fetch(self, table: str, wanted: Wanted, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return rows; see `market_data_store.backend.Backend.fetch`."""
+        return self._reads.fetch(spec_of(table), wanted, columns)
+
+    def latest_prices(self, symbols: Sequence[str] = (), *, vendor: str | None = None) -> pa.Table:
+        """Return the last price of each instrument; see `market_data_store.backend.Backend.latest_prices`.
+
+        Quick for symbols of one vendor that were traded lately. Without symbols or without a vendor all that is stored
+        of what is asked for is looked at.
+        """
+        return self._reads.latest_prices(symbols, vendor=vendor)
+
+    def coverage(self, table: str, wanted: Wanted) -> pa.Table:
+        """Return how much there is; see `market_data_store.backend.Backend.coverage`."""
+        return self._reads.coverage(spec_of(table), wanted)
+
+    def enqueue(
+        self, job_type: str, payload: Mapping[str, Any], *, idempotency_key: str, priority: int = 0, now_ns: int
+    ) -> OutboxJob:
+        """Ask for work to be done; see `market_data_store.backend.Backend.enqueue`."""
+        return self._jobs.enqueue(job_type, payload, idempotency_key=idempotency_key, priority=priority, now_ns=now_ns)
+
+    def claim(
+        self, owner: str, *, job_types: Sequence[str] = (), lease_s: float = 60.0, now_ns: int
+    ) -> OutboxJob | None:
+        """Take the next job; see `market_data_store.backend.Backend.claim`."""
+        return self._jobs.claim(owner, job_types=job_types, lease_s=lease_s, now_ns=now_ns)
+
+    def finish(self, job_id: int, *, owner: str, error: str | None = None, now_ns: int) -> OutboxJob:  # noqa: ARG002  the database needs no time for it
+        """Say what came of a job; see `market_data_store.backend.Backend.finish`."""
+        return self._jobs.finish(job_id, owner=owner, error=error)
+
+    def jobs(self, *, state: str | None = None, limit: int = 100) -> list[OutboxJob]:
+        """Return jobs, newest first; see `market_data_store.backend.Backend.jobs`."""
+        return self._jobs.jobs(state=state, limit=limit)
 
     def _checkpoints(self) -> list[Any]:
         with self._connections.lend("reading how far the writers are") as connection:
             return connection.execute(QUERIES["checkpoints"]).fetchall()
-
-    def _fetch(self, statement: Composed, values: dict[str, Any], schema: pa.Schema) -> pa.Table:
-        pieces = [schema.empty_table()]
-        with (
-            self._connections.lend("reading rows") as connection,
-            connection.transaction(),
-            connection.cursor("rows", binary=True) as cursor,
-        ):
-            cursor.execute(statement, values)
-            while rows := cursor.fetchmany(_FETCH_ROWS):
-                columns = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), schema, strict=True)]
-                pieces.append(pa.Table.from_arrays(columns, schema=schema))
-        return pa.concat_tables(pieces)
-
-
-def _range(start_ns: int, end_ns: int) -> dict[str, Any]:
-    return {"start_ns": start_ns, "last_ns": end_ns if end_ns == END_OF_TIME_NS else end_ns - 1}

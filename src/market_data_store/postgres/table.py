@@ -5,51 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from psycopg.types.json import Jsonb
 
 from market_data_core.errors import ConfigurationError, MarketDataError, TemporaryUnavailable, WriterConflict
-from market_data_core.schemas import BAR_KEY, Kind
 from market_data_core.steps import Step, reached
 from market_data_store.postgres.connect import Connection, Connections
 from market_data_store.postgres.declarations import TableSpec
-from market_data_store.postgres.encode import copy_binary
+from market_data_store.postgres.partitions import Partitions
 from market_data_store.postgres.queries import QUERIES, query
-
-_TURN = "turn"
-
-
-class Partitions:
-    """Makes the partitions of tables, and remembers which it has seen. Safe to use from several threads."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-        self._seen: set[tuple[str, str]] = set()
-
-    def ensure(self, spec: TableSpec, wanted: Mapping[str, int]) -> int:
-        """Make those of `wanted`, as `TableSpec.partitions` gives them, that are missing; return how many were made.
-
-        Each is a transaction of its own, so that no lock is held while rows are written.
-
-        Raises:
-            TemporaryUnavailable: The server is away.
-        """
-        missing = {n: ts_ns for n, ts_ns in wanted.items() if (spec.name, n) not in self._seen}
-        if not missing:
-            return 0
-        made = 0
-        with self._connections.lend(f"making partitions of table {spec.name}") as connection:
-            for name, ts_ns in missing.items():
-                found = connection.execute(QUERIES["partition"], (spec.name, ts_ns)).fetchone()
-                made += bool(found and found[0])
-                self._seen.add((spec.name, name))
-        return made
-
-    def forget(self) -> None:
-        """Look again; somebody may have dropped what was there."""
-        self._seen.clear()
+from market_data_store.postgres.staging import stage
+from market_data_store.postgres.versions import append_versions
 
 
 class PostgresTable:
@@ -91,8 +57,8 @@ class PostgresTable:
     def append(self, rows: pa.Table, *, writer: str, position: int, covers: Mapping[str, int]) -> None:
         """Add rows and the writer's position in one transaction.
 
-        Of a bar only a version newer than the stored one counts, by (revision, ts_known, seq), and only if its values
-        differ; the version it takes the place of is kept beside.
+        Of a keyed row, such as a bar, only a version newer than the stored one counts, by (revision, ts_known, seq),
+        and only if its values differ; the version it takes the place of is kept beside.
 
         Args:
             rows: In the table's declared columns, any order; may be empty, to move the position alone. The character
@@ -151,47 +117,10 @@ class PostgresTable:
     def _insert(self, connection: Connection, rows: pa.Table) -> int:
         if rows.num_rows == 0:
             return 0
-        names = rows.schema.names
-        columns = list(rows.columns)
-        turns = 1
-        # Tables with row level security take no COPY, and one with a key has to be asked about each row.
-        connection.execute(query("staging", table=self.name, columns=names))
-        if self._spec.kind is Kind.BARS:
-            turn = _turns(rows)
-            turns = int(turn.max()) + 1
-            columns.append(pa.chunked_array([pa.array(turn)]))
-            copied = [*names, _TURN]
-        else:
-            copied = names
-        with connection.cursor() as cursor:
-            with cursor.copy(query("copy_in", table=self.name, columns=copied)) as copy:
-                for piece in copy_binary(columns):
-                    copy.write(piece)
-            if self._spec.kind is not Kind.BARS:
-                return cursor.execute(query("insert_rows", table=self.name, columns=names)).rowcount
-            return sum(
-                cursor.execute(query("upsert_bars", table=self.name, columns=names, turn=t)).rowcount
-                for t in range(turns)
-            )
-
-
-def _turns(bars: pa.Table) -> npt.NDArray[np.int32]:
-    # One statement may touch a key once. Versions of one bar go in one after the other, oldest first.
-    keys = [_codes(bars.column(name)) for name in BAR_KEY]
-    age = [bars.column(n).fill_null(0).to_numpy() for n in ("revision", "ts_known", "seq")]
-    order = np.lexsort([*reversed(age), *keys])
-    new = np.ones(len(order), np.bool_)
-    new[1:] = np.logical_or.reduce([k[order][1:] != k[order][:-1] for k in keys])
-    place = np.arange(len(order))
-    turn = np.empty(len(order), np.int32)
-    turn[order] = place - np.maximum.accumulate(np.where(new, place, 0))
-    return turn
-
-
-def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
-    if not pa.types.is_string(column.type):
-        values: npt.NDArray[np.generic] = column.to_numpy()
-        return values
-    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-    codes: npt.NDArray[np.generic] = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return codes
+        if self._spec.key:
+            return append_versions(connection, self._spec, rows)
+        stage(connection, self._spec, rows)
+        staging = f"staging_{self.name}"
+        return connection.execute(
+            query("insert_rows", table=self.name, staging=staging, columns=rows.schema.names)
+        ).rowcount

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +50,13 @@ _OUT_OF_MEMORY: Final = (
     "malloc of size",
 )
 _FILE_GONE: Final = ("No such file", "not found: ", "Object at location")
+
+
+class _WithoutPandas(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        del path, target
+        if fullname == "pandas":
+            raise ModuleNotFoundError("queries are answered without pandas", name=fullname)
 
 
 def main() -> None:
@@ -85,6 +93,9 @@ def run(folder: Path, sql: str, *, limits: QueryLimits) -> bool:
     tables = _list_tables(folder)
     names = sorted({*tables, _BARS} if _REVISIONS in tables else tables)
     statement = parse_statement(sql, tables=names)
+    # With its first array Arrow looks for pandas, which nothing here needs, and once confined cannot look any more.
+    sys.meta_path.insert(0, _WithoutPandas())
+    pa.array([""])
     confine.read_only_below(folder)
     if statement.kind == "tables":
         return _write(pa.table({"table": pa.array(names, pa.string())}).to_reader(), limits=limits)

@@ -152,7 +152,7 @@ class Database:
         for number, script in enumerate(migrations[version:], version + 1):
             connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
         there = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        missing = {"ingests", "jobs", "gaps", "flags", "audit_heads"} - there
+        missing = {"ingests", "jobs", "gaps", "flags", "audit_heads", "sessions"} - there
         _require(not missing, f"tables are missing: {', '.join(sorted(missing))}")
 
     def _move_aside(self, reason: str) -> None:

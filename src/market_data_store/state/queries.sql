@@ -105,3 +105,20 @@ SELECT log, seq, hash FROM audit_heads WHERE log = :log;
 -- name: set_audit_head
 INSERT INTO audit_heads (log, seq, hash) VALUES (:log, :seq, :hash)
 ON CONFLICT (log) DO UPDATE SET seq = excluded.seq, hash = excluded.hash WHERE excluded.seq > audit_heads.seq;
+
+-- name: save_session
+INSERT INTO sessions (key_hash, name, role, created_ns, seen_ns) VALUES (:key_hash, :name, :role, :created_ns, :seen_ns)
+ON CONFLICT (key_hash) DO UPDATE SET seen_ns = excluded.seen_ns;
+
+-- name: touch_session
+UPDATE sessions SET seen_ns = :seen_ns WHERE key_hash = :key_hash;
+
+-- name: find_session
+SELECT key_hash, name, role, created_ns, seen_ns FROM sessions WHERE key_hash = :key_hash;
+
+-- name: remove_session
+DELETE FROM sessions WHERE key_hash = :key_hash;
+
+-- name: remove_old_sessions
+DELETE FROM sessions WHERE created_ns <= :created_ns OR seen_ns <= :seen_ns
+    OR key_hash IN (SELECT key_hash FROM sessions ORDER BY seen_ns DESC LIMIT -1 OFFSET :kept);

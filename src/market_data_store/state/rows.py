@@ -124,6 +124,25 @@ class AuditHead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoginSession:
+    """One login of a browser.
+
+    Attributes:
+        key_hash: Hash of the secret the browser holds; the secret itself is nowhere here.
+        name: Who logged in.
+        role: In which role.
+        created_ns: When, UTC nanoseconds since the epoch.
+        seen_ns: When it was last used, same unit.
+    """
+
+    key_hash: str
+    name: str
+    role: str
+    created_ns: int
+    seen_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """A database that could not be used and was moved aside.
 

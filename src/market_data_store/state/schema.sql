@@ -51,3 +51,11 @@ CREATE TABLE audit_heads (
     seq INTEGER NOT NULL,
     hash TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sessions (
+    key_hash TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    role TEXT NOT NULL,
+    created_ns INTEGER NOT NULL,
+    seen_ns INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

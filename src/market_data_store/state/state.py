@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from market_data_core.clock import NS_PER_SECOND
 from market_data_core.errors import ValidationError
 from market_data_store.state.database import Database, read_queries
-from market_data_store.state.rows import AuditHead, Gap, GapState, Ingest, Job, JobState, Repair
+from market_data_store.state.rows import AuditHead, Gap, GapState, Ingest, Job, JobState, LoginSession, Repair
 
 
 class State:
@@ -309,6 +310,33 @@ class State:
             hash_hex: Its SHA-256, 64 hexadecimal digits.
         """
         self._write("set_audit_head", log=log, seq=seq, hash=hash_hex)
+
+    def add_session(self, session: LoginSession, *, created_after_ns: int, seen_after_ns: int, kept: int) -> None:
+        """Keep a new login session, and forget those that are over.
+
+        Args:
+            session: The session.
+            created_after_ns: Those made at or before this moment are over,
+            seen_after_ns: and those last used at or before this one.
+            kept: Beyond so many, those unused for longest are forgotten too.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(self._sql["save_session"], asdict(session))
+            over = {"created_ns": created_after_ns, "seen_ns": seen_after_ns, "kept": kept}
+            connection.execute(self._sql["remove_old_sessions"], over)
+
+    def touch_session(self, key_hash: str, seen_ns: int) -> None:
+        """Note that a session was used; one that was forgotten meanwhile does not come back."""
+        self._write("touch_session", key_hash=key_hash, seen_ns=seen_ns)
+
+    def find_session(self, key_hash: str) -> LoginSession | None:
+        """Return a login session, or None when there is none; whether it is over is for the caller to say."""
+        rows = self._read("find_session", key_hash=key_hash)
+        return LoginSession(**dict(rows[0])) if rows else None
+
+    def remove_session(self, key_hash: str) -> None:
+        """Forget a login session; there need not be one."""
+        self._write("remove_session", key_hash=key_hash)
 
     def _read(self, query: str, **values: Any) -> list[sqlite3.Row]:
         return self._database.read(self._sql[query], values)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market_data_core.schemas import TABLE_SCHEMAS, Kind
+from market_data_core.schemas import BAR_KEY, TABLE_SCHEMAS, Kind
 from market_data_store.lake import Lake
 from market_data_store.lake.reads import newest
 
@@ -116,7 +116,7 @@ def test_newest_agrees_with_a_dictionary(bars, versions):
     expected = {}
     for seq, (minute, revision, known, close) in sorted(enumerate(versions), key=lambda e: (e[1][1], e[1][2], e[0])):
         expected[minute] = (revision, known, seq, close)
-    found = newest(bars(versions)).select(["ts_event", "revision", "ts_known", "seq", "close"]).to_pylist()
+    found = newest(bars(versions), BAR_KEY).select(["ts_event", "revision", "ts_known", "seq", "close"]).to_pylist()
     got = [
         ((r["ts_event"] - JAN_1_NS) // MINUTE_NS, (r["revision"], r["ts_known"], r["seq"], r["close"])) for r in found
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from market_data_core.schemas import TABLE_SCHEMAS, Kind
+from market_data_core.schemas import KEYS, STORED_SCHEMAS
 from market_data_store.postgres import PostgresStore
 from support.postgres_server import shared_server
 
@@ -33,9 +33,9 @@ def store(dsn):
 
 @pytest.fixture(scope="session")
 def rows():
-    """Build rows of any kind from what is not null in them; times are noon and a nanosecond for each seq."""
+    """Build rows of any table from what is not null in them; times are noon and a nanosecond for each seq."""
 
-    def make(kind, count, first=0, **columns):
+    def make(name, count, first=0, **columns):
         seqs = list(range(first, first + count))
         given = {
             "vendor": ["v"] * count,
@@ -46,11 +46,13 @@ def rows():
             "flags": [0] * count,
             "origin": ["live"] * count,
         }
-        if kind == Kind.BARS:
-            given |= {"interval": ["1m"] * count, "what": ["TRADES"] * count}
-            given |= {"session": ["ALL"] * count, "source": ["internal"] * count}
+        schema = STORED_SCHEMAS[name]
+        keyed = {"interval": "1m", "what": "TRADES", "session": "ALL", "source": "internal", "right": "C"}
+        keyed |= {"expiry": "20240119", "strike": 100.0, "action": "split"}
+        given |= {n: [v] * count for n, v in keyed.items() if n in KEYS.get(name, ())}
+        if name == "news":
+            given["id"] = [str(s) for s in seqs]
         given |= columns
-        schema = TABLE_SCHEMAS[Kind(kind)]
         nulls = {f.name: pa.nulls(count, f.type) for f in schema}
         return pa.table(
             {f.name: pa.array(given[f.name], f.type) if f.name in given else nulls[f.name] for f in schema},

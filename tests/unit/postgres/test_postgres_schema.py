@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from market_data_core.errors import ConfigurationError
-from market_data_core.schemas import Kind
+from market_data_core.schemas import STORED_SCHEMAS
 from market_data_store.postgres import TABLES, PostgresStore, migrate, schema_version
 from market_data_store.postgres.queries import read_migrations, schema_sql
 
@@ -100,9 +100,9 @@ def test_a_table_has_the_declared_columns(dsn, name):
     assert found == [("tenant_id", "text"), *declared]
 
 
-def test_every_stored_kind_has_a_table():
-    """All kinds are declared but control, which is the log's own."""
-    assert set(TABLES) == {str(k) for k in Kind} - {"control"}
+def test_everything_that_is_stored_has_a_table():
+    """Kinds, all but the log's own control, and records."""
+    assert set(TABLES) == set(STORED_SCHEMAS)
 
 
 @pytest.mark.parametrize("name", ["trades", "bars"])

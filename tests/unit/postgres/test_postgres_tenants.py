@@ -5,23 +5,66 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from market_data_core.errors import ConfigurationError
-from market_data_store.postgres import TABLES, PostgresStore
+from market_data_core.errors import ConfigurationError, ValidationError
+from market_data_store.postgres import TABLES, PostgresStore, register_tenant
 from market_data_store.postgres.connect import Connections
 from market_data_store.postgres.connect import _reset as give_back
 
-RELATIONS = [*TABLES, "bars_superseded", "checkpoints", "bars_versions", "latest_prices", "data_freshness"]
+KEYED = [n for n, s in TABLES.items() if s.key]
+RELATIONS = [
+    *TABLES,
+    *(f"{n}_superseded" for n in KEYED),
+    *(f"{n}_versions" for n in KEYED),
+    "checkpoints",
+    "gaps",
+    "jobs",
+    "tenants",
+    "latest_prices",
+    "data_freshness",
+]
 
 
-@pytest.fixture
-def filled(store, rows):
+@pytest.fixture(scope="module")
+def dsn(server):
+    """One database for all: nothing here changes what is ``acme``'s, and ``other`` never stores anything."""
+    return server.database()
+
+
+@pytest.fixture(scope="module")
+def filled(dsn, rows):
     """A store of ``acme`` with something in every table and view."""
+    with PostgresStore(dsn, "acme") as store:
+        fill(dsn, store, rows)
+        yield store
+
+
+def fill(dsn, store, rows):
     for name in TABLES:
         store.table(name).append(rows(name, 3), writer="w", position=3, covers={})
     store.table("trades").append(rows("trades", 1, first=3, price=[7.0]), writer="w", position=4, covers={})
-    revised = rows("bars", 1, first=0, revision=[1], close=[2.0])
-    store.table("bars").append(revised, writer="w", position=4, covers={})
-    return store
+    for name in KEYED:
+        value = TABLES[name].values[-1]
+        text = str(TABLES[name].rows_schema.field(value).type) == "string"
+        number = 2 if name == "bars" else 2.0
+        revised = rows(name, 1, first=0, revision=[1], **{value: ["x" if text else number]})
+        store.table(name).append(revised, writer="w", position=4, covers={})
+    store.enqueue("t", {}, idempotency_key="k", now_ns=1)
+    register_tenant(dsn, "acme")
+    with application(dsn, "acme") as connection:
+        connection.execute(
+            "INSERT INTO mds.gaps (tenant_id, vendor, symbol, kind, from_ns, cause)"
+            " VALUES ('acme', 'v', 'A', 'trades', 1, 'x')"
+        )
+
+
+def test_every_relation_is_known_here(dsn):
+    """A table or view that is added is tried too."""
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'mds'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')"
+            " AND NOT relispartition"
+        ).fetchall()
+    assert {name for (name,) in found} == set(RELATIONS)
 
 
 def application(dsn, tenant):
@@ -48,7 +91,7 @@ def test_others_see_nothing_anywhere(filled, dsn, tenant):
     assert set(counts(dsn, tenant).values()) == {0}
 
 
-@pytest.mark.parametrize("name", [*TABLES, "bars_superseded"])
+@pytest.mark.parametrize("name", [*TABLES, *(f"{n}_superseded" for n in KEYED)])
 @pytest.mark.parametrize("tenant", ["other", "", None])
 def test_others_write_nothing_anywhere(filled, dsn, name, tenant):
     """A row in the name of a tenant that is not set is refused."""
@@ -76,6 +119,57 @@ def test_others_move_no_checkpoint(filled, dsn, tenant):
         connection.execute("UPDATE mds.checkpoints SET tenant_id = 'other'")
 
 
+@pytest.mark.parametrize("tenant", ["other", "", None])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO mds.gaps (tenant_id, vendor, symbol, kind, from_ns, cause) VALUES ('acme', 'v', 'A', 'q', 1, 'x')",
+        (
+            "INSERT INTO mds.jobs (tenant_id, job_type, payload, priority, idempotency_key, created_ns)"
+            " VALUES ('acme', 't', '{}', 0, 'x', 0)"
+        ),
+        "INSERT INTO mds.tenants (name) VALUES ('acme2')",
+    ],
+)
+def test_others_add_nothing_in_its_name(filled, dsn, tenant, statement):
+    """Neither gaps nor jobs; and tenants are registered by the operator."""
+    with application(dsn, tenant) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize("tenant", ["other", "", None])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(f"UPDATE mds.{n} SET reason = 'x'" for n in KEYED),
+        "UPDATE mds.gaps SET state = 'filled'",
+        "UPDATE mds.jobs SET owner = 'x'",
+    ],
+)
+def test_others_change_nothing(filled, dsn, tenant, statement):
+    """What may be changed is only found by its own tenant."""
+    with application(dsn, tenant) as connection:
+        assert connection.execute(statement).rowcount == 0
+
+
+@pytest.mark.parametrize("name", [*KEYED, "gaps", "jobs"])
+def test_nothing_is_given_away(filled, dsn, name):
+    """A row's tenant cannot be changed, not even by its own."""
+    with application(dsn, "acme") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(f"UPDATE mds.{name} SET tenant_id = 'other'")
+
+
+def test_the_jobs_of_others_are_not_to_be_had(filled, dsn):
+    """They are neither listed, nor claimed, nor finished, and their keys are free."""
+    mine = filled.claim("me", now_ns=1)
+    with PostgresStore(dsn, "second") as other:
+        assert other.jobs() == []
+        assert other.claim("me", now_ns=2**62) is None
+        with pytest.raises(ValidationError):
+            other.finish(mine.id, owner="me", now_ns=1)
+        assert other.enqueue("u", {}, idempotency_key="k", now_ns=1).job_type == "u"
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -86,6 +180,15 @@ def test_others_move_no_checkpoint(filled, dsn, tenant):
         "DROP TABLE mds.trades",
         "ALTER TABLE mds.trades DISABLE ROW LEVEL SECURITY",
         "CREATE TABLE mds.mine (x int)",
+        "DELETE FROM mds.news",
+        "UPDATE mds.news SET id = 'x'",
+        "UPDATE mds.news_superseded SET title = 'x'",
+        "UPDATE mds.jobs SET payload = '{}'",
+        "UPDATE mds.tenants SET name = 'x'",
+        "DELETE FROM mds.jobs",
+        "SELECT mds.register_tenant('x')",
+        "SELECT mds.drop_partitions('trades', 0)",
+        "SET ROLE mds_maintainer; SELECT * FROM mds.trades",
     ],
 )
 def test_the_application_role_owns_nothing(filled, dsn, statement):
@@ -106,7 +209,7 @@ def test_the_owner_is_held_to_the_policies_too(dsn, filled):
 
 def test_two_tenants_keep_the_same_writer_and_bars_apart(dsn, filled, rows):
     """Positions, keys and contents of one tenant do not meet those of another."""
-    with PostgresStore(dsn, "other") as other:
+    with PostgresStore(dsn, "third") as other:
         assert other.written() == frozenset()
         table = other.table("bars")
         assert table.position("w") is None

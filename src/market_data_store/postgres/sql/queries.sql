@@ -1,18 +1,20 @@
 -- name: versions_table
 CREATE SCHEMA IF NOT EXISTS mds_meta;
 CREATE TABLE IF NOT EXISTS mds_meta.migrations (
-    version integer PRIMARY KEY,
-    name text NOT NULL,
+    version integer NOT NULL,
+    name text PRIMARY KEY,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
+-- Up to schema 2 a version was one step; now it may be two.
+ALTER TABLE mds_meta.migrations DROP CONSTRAINT migrations_pkey, ADD PRIMARY KEY (name);
 GRANT USAGE ON SCHEMA mds_meta TO PUBLIC;
 GRANT SELECT ON mds_meta.migrations TO PUBLIC;
 
 -- name: version_known
 SELECT to_regclass('mds_meta.migrations') IS NOT NULL
 
--- name: version
-SELECT coalesce(max(version), 0) FROM mds_meta.migrations
+-- name: versions
+SELECT version, name FROM mds_meta.migrations
 
 -- name: version_add
 INSERT INTO mds_meta.migrations (version, name) VALUES (%s, %s)
@@ -21,7 +23,7 @@ INSERT INTO mds_meta.migrations (version, name) VALUES (%s, %s)
 SELECT pg_advisory_xact_lock(hashtextextended('mds.migrate', 0))
 
 -- name: tenant_set
-SELECT set_config('app.tenant_id', %s, false)
+SELECT set_config('app.tenant_id', mds.tenant_key(%s), false)
 
 -- name: tenant_clear
 SELECT set_config('app.tenant_id', '', false)
@@ -29,8 +31,26 @@ SELECT set_config('app.tenant_id', '', false)
 -- name: role
 SET ROLE mds_app
 
+-- name: maintainer
+SET ROLE mds_maintainer
+
 -- name: durable
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+
+-- name: statement_timeout
+SELECT set_config('statement_timeout', %s, false)
+
+-- name: health
+SELECT current_setting('server_version'), (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb')
+
+-- name: timescale
+SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'
+
+-- name: tenant_register
+SELECT mds.register_tenant(%s)
+
+-- name: retain
+SELECT mds.drop_partitions(%s, %s)
 
 -- name: partition
 SELECT mds.ensure_partition(%s, %s)
@@ -47,7 +67,7 @@ GROUP BY c.relname
 SELECT table_name, writer, position, covers, row_count FROM mds.checkpoints
 
 -- name: checkpoints_of
-SELECT writer, position, covers, commits FROM mds.checkpoints WHERE table_name = %s
+SELECT writer, position, covers, commits FROM mds.checkpoints WHERE table_name = %s AND writer <> ''
 
 -- name: checkpoint_make
 INSERT INTO mds.checkpoints (tenant_id, writer, table_name, position, covers, row_count, commits)
@@ -63,6 +83,12 @@ UPDATE mds.checkpoints
 SET position = %s, covers = covers || %s, row_count = row_count + %s, commits = commits + 1
 WHERE writer = %s AND table_name = %s
 
+-- name: upserts_count
+INSERT INTO mds.checkpoints AS c (tenant_id, writer, table_name, position, covers, row_count, commits)
+VALUES (mds.current_tenant(), '', %s, 0, '{}', %s, 1)
+ON CONFLICT (tenant_id, table_name, writer) DO UPDATE
+SET row_count = c.row_count + excluded.row_count, commits = c.commits + 1
+
 -- name: staging
 CREATE TEMP TABLE IF NOT EXISTS {staging} ON COMMIT DELETE ROWS AS
 SELECT {columns}, NULL::integer AS turn FROM mds.{table} WITH NO DATA
@@ -74,35 +100,134 @@ COPY pg_temp.{staging} ({columns}) FROM STDIN (FORMAT BINARY)
 INSERT INTO mds.{table} (tenant_id, {columns})
 SELECT (SELECT mds.current_tenant()), {columns} FROM pg_temp.{staging}
 
--- name: upsert_bars
-INSERT INTO mds.bars AS b (tenant_id, {columns})
+-- name: append_versions
+INSERT INTO mds.{table} AS b (tenant_id, {columns})
 SELECT (SELECT mds.current_tenant()), {columns} FROM pg_temp.{staging} WHERE turn = {turn}
-ON CONFLICT (ts_event, tenant_id, symbol, "interval", vendor, what, session, source) DO UPDATE
-SET ts_recv = excluded.ts_recv, seq = excluded.seq, flags = excluded.flags, origin = excluded.origin,
-    open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-    volume = excluded.volume, vwap = excluded.vwap, trade_count = excluded.trade_count,
-    revision = excluded.revision, ts_known = excluded.ts_known, reason = excluded.reason
+ON CONFLICT (tenant_id, {key}) DO UPDATE SET {changes}
 WHERE (coalesce(excluded.revision, 0), coalesce(excluded.ts_known, 0), excluded.seq)
         > (coalesce(b.revision, 0), coalesce(b.ts_known, 0), b.seq)
-    AND (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume, excluded.vwap,
-            excluded.trade_count)
-        IS DISTINCT FROM (b.open, b.high, b.low, b.close, b.volume, b.vwap, b.trade_count)
+    AND ({new_values}) IS DISTINCT FROM ({old_values})
 
--- name: read
-SELECT {columns} FROM mds.{table}
-WHERE ts_event >= %(start_ns)s AND ts_event <= %(last_ns)s
-    AND (%(vendor)s::text IS NULL OR vendor = %(vendor)s)
-    AND (%(symbol)s::text IS NULL OR symbol = %(symbol)s)
-    AND (%(below_seq)s::bigint IS NULL OR seq < %(below_seq)s)
-ORDER BY ts_event, seq
+-- name: upsert_versions
+WITH done AS (
+    INSERT INTO mds.{table} AS b (tenant_id, {columns})
+    SELECT (SELECT mds.current_tenant()), {columns} FROM pg_temp.{staging} WHERE turn = {turn}
+    ON CONFLICT (tenant_id, {key}) DO UPDATE SET {changes}, revision = coalesce(b.revision, 0) + 1
+    WHERE ({new_values}) IS DISTINCT FROM ({old_values})
+    RETURNING b.revision
+)
+SELECT count(*) FILTER (WHERE revision = 0), count(*) FILTER (WHERE revision > 0) FROM done
 
--- name: bars
-SELECT DISTINCT ON (ts_event, vendor, symbol, "interval", what, session, source) {columns}
-FROM mds.{table}
-WHERE symbol = %(symbol)s AND "interval" = %(interval)s AND what = %(what)s AND session = %(session)s
-    AND ts_event >= %(start_ns)s AND ts_event <= %(last_ns)s
+-- name: restore_new
+INSERT INTO mds.{table} (tenant_id, {columns})
+SELECT (SELECT mds.current_tenant()), {columns} FROM pg_temp.{staging} WHERE turn = {turn}
+ON CONFLICT (tenant_id, {key}) DO NOTHING
+
+-- name: restore_newer
+INSERT INTO mds.{table} AS b (tenant_id, {columns})
+SELECT (SELECT mds.current_tenant()), {columns} FROM pg_temp.{staging} WHERE turn = {turn}
+ON CONFLICT (tenant_id, {key}) DO UPDATE SET {changes}
+WHERE (coalesce(excluded.revision, 0), coalesce(excluded.ts_known, 0), excluded.seq)
+    > (coalesce(b.revision, 0), coalesce(b.ts_known, 0), b.seq)
+
+-- name: restore_older
+INSERT INTO mds.{superseded} (tenant_id, {columns})
+SELECT (SELECT mds.current_tenant()), {columns} FROM pg_temp.{staging} s
+WHERE turn = {turn} AND NOT EXISTS (
+    SELECT FROM mds.{versions} b
+    WHERE {same_key} AND (coalesce(b.revision, 0), coalesce(b.ts_known, 0), b.seq)
+        = (coalesce(s.revision, 0), coalesce(s.ts_known, 0), s.seq)
+)
+
+-- name: one_moment
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
+
+-- name: partitions_of
+SELECT c.relname
+FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relname = %s
+JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'mds'
+
+-- name: select
+SELECT {columns} FROM {source} t WHERE {where} ORDER BY {order}
+
+-- name: known
+(SELECT * FROM {versions} WHERE coalesce(ts_known, ts_recv) <= %(as_of_ns)s)
+
+-- name: newest_known
+(
+    SELECT DISTINCT ON ({key}) * FROM {versions} WHERE coalesce(ts_known, ts_recv) <= %(as_of_ns)s
+    ORDER BY {key}, coalesce(revision, 0) DESC, coalesce(ts_known, 0) DESC, seq DESC
+)
+
+-- name: coverage
+SELECT vendor, symbol, to_char(date '1970-01-01' + (day)::int, 'YYYY-MM-DD'), rows, first_ts, last_ts
+FROM (
+    SELECT vendor, symbol, {day} AS day, count(*) AS rows, min(ts_event) AS first_ts, max(ts_event) AS last_ts
+    FROM mds.{relation} WHERE {where} GROUP BY 1, 2, 3
+) counted
+ORDER BY vendor, symbol, day
+
+-- name: latest_prices
+SELECT vendor, symbol, price, price_timestamp FROM mds.latest_prices
+WHERE (%(symbols)s::text[] IS NULL OR symbol = ANY(%(symbols)s::text[]))
     AND (%(vendor)s::text IS NULL OR vendor = %(vendor)s)
-    AND (%(source)s::text IS NULL OR source = %(source)s)
-    AND (%(as_of_ns)s::bigint IS NULL OR coalesce(ts_known, ts_recv) <= %(as_of_ns)s)
-ORDER BY ts_event, vendor, symbol, "interval", what, session, source,
-    coalesce(revision, 0) DESC, coalesce(ts_known, 0) DESC, seq DESC
+ORDER BY vendor, symbol
+
+-- name: latest_prices_of
+SELECT vendor, symbol, price, price_timestamp
+FROM (
+    SELECT %(vendor)s::text AS vendor, wanted.symbol, coalesce(t.price, q.price, b.price) AS price,
+        coalesce(t.ts_event, q.ts_event, b.ts_event) AS price_timestamp
+    FROM unnest(%(symbols)s::text[]) AS wanted (symbol)
+    LEFT JOIN LATERAL (
+        SELECT price, ts_event FROM mds.trades
+        WHERE vendor = %(vendor)s AND symbol = wanted.symbol AND price IS NOT NULL
+        ORDER BY ts_event DESC, seq DESC LIMIT 1
+    ) t ON true
+    LEFT JOIN LATERAL (
+        SELECT (bid_price + ask_price) / 2 AS price, ts_event FROM mds.quotes
+        WHERE t.price IS NULL AND vendor = %(vendor)s AND symbol = wanted.symbol
+            AND bid_price IS NOT NULL AND ask_price IS NOT NULL
+        ORDER BY ts_event DESC, seq DESC LIMIT 1
+    ) q ON true
+    LEFT JOIN LATERAL (
+        SELECT close AS price, ts_event FROM mds.bars
+        WHERE t.price IS NULL AND q.price IS NULL AND vendor = %(vendor)s AND symbol = wanted.symbol
+            AND close IS NOT NULL
+        ORDER BY ts_event DESC, seq DESC LIMIT 1
+    ) b ON true
+) found
+WHERE price IS NOT NULL
+ORDER BY symbol COLLATE "C"
+
+-- name: job_add
+INSERT INTO mds.jobs (tenant_id, job_type, payload, priority, idempotency_key, created_ns)
+VALUES (mds.current_tenant(), %(job_type)s, %(payload)s, %(priority)s, %(idempotency_key)s, %(now_ns)s)
+ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
+
+-- name: job_by_key
+SELECT id, job_type, payload, priority, idempotency_key, state, attempts, owner, created_ns, lease_ns, error,
+    job_type = %(job_type)s AND payload = %(payload)s AS same
+FROM mds.jobs WHERE idempotency_key = %(idempotency_key)s
+
+-- name: job_claim
+UPDATE mds.jobs SET state = 'running', owner = %(owner)s, lease_ns = %(lease_ns)s, attempts = attempts + 1
+WHERE id = (
+    SELECT id FROM mds.jobs
+    WHERE (state = 'queued' OR (state = 'running' AND lease_ns <= %(now_ns)s))
+        AND (%(job_types)s::text[] IS NULL OR job_type = ANY(%(job_types)s::text[]))
+    ORDER BY priority DESC, id LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING id, job_type, payload, priority, idempotency_key, state, attempts, owner, created_ns, lease_ns, error
+
+-- name: job_finish
+UPDATE mds.jobs SET state = %(state)s, error = %(error)s, lease_ns = NULL
+WHERE id = %(id)s AND owner = %(owner)s AND state = 'running'
+RETURNING id, job_type, payload, priority, idempotency_key, state, attempts, owner, created_ns, lease_ns, error
+
+-- name: job_list
+SELECT id, job_type, payload, priority, idempotency_key, state, attempts, owner, created_ns, lease_ns, error
+FROM mds.jobs WHERE %(state)s::text IS NULL OR state = %(state)s ORDER BY id DESC LIMIT %(limit)s

@@ -1,0 +1,210 @@
+"""What is asked of tables, as statements, and their answers as Arrow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any, Final
+
+import psycopg
+import pyarrow as pa
+from psycopg.sql import SQL, Composable, Composed, Identifier, Placeholder
+
+from market_data_core.errors import ConfigurationError
+from market_data_store.backend import END_OF_TIME_NS, START_OF_TIME_NS, Wanted
+from market_data_store.postgres.connect import Connection, Connections
+from market_data_store.postgres.declarations import TableSpec
+from market_data_store.postgres.encode import NUL_SHOWN
+from market_data_store.postgres.queries import QUERIES, query
+
+_FETCH_ROWS: Final = 50_000
+_DAY: Final = SQL("ts_event / 86400000000000 - (mod(ts_event, 86400000000000) < 0)::int")
+_VERSION: Final = SQL("coalesce(revision, 0), coalesce(ts_known, 0), seq")
+_NUMBER: Final = re.compile(r"_(\d{4})(\d{2})(\d{2})?$")
+
+COVERAGE_SCHEMA: Final = pa.schema(
+    [
+        ("vendor", pa.string()),
+        ("symbol", pa.string()),
+        ("date", pa.string()),
+        ("rows", pa.int64()),
+        ("first_ts", pa.int64()),
+        ("last_ts", pa.int64()),
+    ]
+)
+PRICES_SCHEMA: Final = pa.schema(
+    [("vendor", pa.string()), ("symbol", pa.string()), ("price", pa.float64()), ("price_timestamp", pa.int64())]
+)
+
+
+class Reads:
+    """Reads the tables of one tenant. Safe to use from several threads."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def fetch(self, spec: TableSpec, wanted: Wanted, columns: Sequence[str] | None) -> pa.Table:
+        """Return rows; see `market_data_store.backend.Backend.fetch`."""
+        schema = _schema(spec, columns)
+        order = _names(spec, first="ts_event") if spec.key else SQL("ts_event, seq")
+        statement, values = select(spec, wanted, schema.names, order=order)
+        return self.table(f"reading table {spec.name}", statement, values, schema)
+
+    def stream(
+        self, spec: TableSpec, wanted: Wanted, columns: Sequence[str] | None, batch_rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Give rows; see `market_data_store.backend.Backend.stream`. All are of one moment, that of the first.
+
+        Holds a connection until it is read to its end or closed. The server sorts a partition of a keyed table at a
+        time, and the whole of a table whose partitions do not follow the event time.
+        """
+        if batch_rows < 1:
+            raise ConfigurationError(f"batch_rows is {batch_rows}; at least 1")
+        return self._stream(spec, wanted, _schema(spec, columns), batch_rows)
+
+    def _stream(self, spec: TableSpec, wanted: Wanted, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        order = SQL("{}, {}").format(_DAY, _names(spec)) if spec.key else _DAY
+        # A partition of a day needs no order.
+        by_day = spec.unit == "day" and spec.dated_by == "ts_event" and not spec.key
+        with self._connections.lend(f"streaming table {spec.name}") as connection, connection.transaction():
+            connection.execute(QUERIES["one_moment"])
+            for part in self._parts(connection, spec, wanted):
+                statement, values = select(spec, part, schema.names, order=None if by_day else order)
+                for batch in _batches(connection, statement, values, schema, batch_rows):
+                    yield from batch.to_batches()
+
+    def _parts(self, connection: Connection, spec: TableSpec, wanted: Wanted) -> list[Wanted]:
+        # By partition, where those follow the time that is asked for, so that no sort is larger than one.
+        if spec.unit is None or spec.dated_by != "ts_event":
+            return [wanted]
+        names = [str(row[0]) for row in connection.execute(QUERIES["partitions_of"], (spec.name,))]
+        months = sorted({m[1] + m[2] + (m[3] or "") for n in names if (m := _NUMBER.search(n)) is not None})
+        parts = []
+        for month in months:
+            first_ns, end_ns = spec.bounds_of(month)
+            start_ns = max(wanted.start_ns, first_ns)
+            end_ns = min(wanted.end_ns, end_ns)
+            if start_ns < end_ns or (end_ns == END_OF_TIME_NS and start_ns == end_ns):
+                parts.append(replace(wanted, start_ns=start_ns, end_ns=end_ns))
+        return parts
+
+    def coverage(self, spec: TableSpec, wanted: Wanted) -> pa.Table:
+        """Return how much there is; see `market_data_store.backend.Backend.coverage`."""
+        where, values = _where(spec, wanted)
+        if spec.key and wanted.as_of_ns is not None:
+            where = SQL("{} AND {}").format(where, SQL("coalesce(ts_known, ts_recv) <= %(as_of_ns)s"))
+            values["as_of_ns"] = wanted.as_of_ns
+        statement = query("coverage", relation=spec.versions, where=where, day=_DAY)
+        return self.table(f"counting table {spec.name}", statement, values, COVERAGE_SCHEMA)
+
+    def latest_prices(self, symbols: Sequence[str], *, vendor: str | None) -> pa.Table:
+        """Return last prices; see `market_data_store.backend.Backend.latest_prices`.
+
+        With symbols and a vendor the newest rows are looked at first; a symbol without a price costs a look at all of
+        the index. Else every trade, quote and bar of what is asked for is looked at.
+        """
+        name = "latest_prices_of" if symbols and vendor is not None else "latest_prices"
+        wanted = list(dict.fromkeys(shown(s) for s in symbols)) or None
+        values = {"vendor": shown(vendor), "symbols": wanted}
+        return self.table("reading the latest prices", query(name), values, PRICES_SCHEMA)
+
+    def table(self, what: str, statement: Composed, values: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+        """Return the answer to a statement, whole."""
+        with self._connections.lend(what) as connection, connection.transaction():
+            return pa.concat_tables(
+                [schema.empty_table(), *_batches(connection, statement, values, schema, _FETCH_ROWS)]
+            )
+
+
+def select(
+    spec: TableSpec, wanted: Wanted, columns: Sequence[str], *, order: Composable | None, below_seq: int | None = None
+) -> tuple[Composed, dict[str, Any]]:
+    """Return the statement for rows of a table, and its values.
+
+    Args:
+        spec: The table.
+        wanted: Which rows.
+        columns: Which columns.
+        order: In which order; None for any.
+        below_seq: Only rows of a lower ``seq``.
+
+    Raises:
+        ConfigurationError: A column that is compared is not declared or not text.
+    """
+    where, values = _where(spec, wanted)
+    if below_seq is not None:
+        where = SQL("{} AND seq < %(below_seq)s").format(where)
+        values["below_seq"] = below_seq
+    source: Composable = Identifier("mds", spec.name)
+    if spec.key and (wanted.versions or wanted.as_of_ns is not None):
+        source = Identifier("mds", spec.versions)
+        if wanted.as_of_ns is not None:
+            values["as_of_ns"] = wanted.as_of_ns
+            form = "known" if wanted.versions else "newest_known"
+            source = query(form, versions=source, key=_names(spec, versions=False))
+    statement = query("select", columns=columns, source=source, where=where, order=order or SQL("1 - 1"))
+    return statement, values
+
+
+def shown(text: str | None) -> str | None:
+    """Return `text` as it is stored: with the picture of NUL in place of NUL."""
+    return None if text is None else text.replace("\0", NUL_SHOWN)
+
+
+def _where(spec: TableSpec, wanted: Wanted) -> tuple[Composable, dict[str, Any]]:
+    terms: list[Composable] = []
+    values: dict[str, Any] = {}
+    if wanted.start_ns > START_OF_TIME_NS:
+        terms.append(SQL("ts_event >= %(start_ns)s"))
+        values["start_ns"] = wanted.start_ns
+    if wanted.end_ns < END_OF_TIME_NS:
+        terms.append(SQL("ts_event < %(end_ns)s"))
+        values["end_ns"] = wanted.end_ns
+    if wanted.vendor is not None:
+        terms.append(SQL("vendor = %(vendor)s"))
+        values["vendor"] = shown(wanted.vendor)
+    if wanted.symbols:
+        terms.append(SQL("symbol = ANY(%(symbols)s)"))
+        values["symbols"] = [shown(s) for s in wanted.symbols]
+    spec.columns(list(wanted.equal))
+    for number, (column, value) in enumerate(wanted.equal.items()):
+        if not pa.types.is_string(spec.rows_schema.field(column).type):
+            raise ConfigurationError(f"column {column} of table {spec.name} is not text")
+        terms.append(SQL("{} = {}").format(Identifier(column), Placeholder(f"equal_{number}")))
+        values[f"equal_{number}"] = shown(value)
+    return SQL(" AND ").join(terms) if terms else SQL("true"), values
+
+
+def _names(spec: TableSpec, *, first: str | None = None, versions: bool = True) -> Composed:
+    names = [first, *(k for k in spec.key if k != first)] if first else list(spec.key)
+    parts = SQL(", ").join(Identifier(n) for n in names)
+    return SQL("{}, {}").format(parts, _VERSION) if versions else SQL("{}").format(parts)
+
+
+def _schema(spec: TableSpec, columns: Sequence[str] | None) -> pa.Schema:
+    return pa.schema([spec.rows_schema.field(n) for n in spec.columns(columns)])
+
+
+def _batches(
+    connection: Connection, statement: Composed, values: Mapping[str, Any], schema: pa.Schema, batch_rows: int
+) -> Iterator[pa.Table]:
+    with _cursor(connection) as cursor:
+        cursor.execute(statement, values)
+        while rows := cursor.fetchmany(batch_rows):
+            columns = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), schema, strict=True)]
+            yield pa.Table.from_arrays(columns, schema=schema)
+
+
+@contextmanager
+def _cursor(connection: Connection) -> Iterator[psycopg.ServerCursor[Any]]:
+    # The server's, so that no more than a batch is ever here. The end of the transaction closes it there in any case;
+    # here it takes a second call where the first one found the connection dead.
+    cursor = connection.cursor("rows", binary=True)
+    try:
+        yield cursor
+    finally:
+        for _ in range(2):
+            with suppress(psycopg.Error):
+                cursor.close()

@@ -1,0 +1,438 @@
+-- Records with versions, tenants by name, jobs, gaps, retention. Code of schema 2 goes on working beside it.
+
+-- For who looks after the database of all tenants: names tenants, drops what is too old.
+DO $$
+BEGIN
+    CREATE ROLE mds_maintainer NOLOGIN;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$$;
+
+GRANT mds_maintainer TO CURRENT_USER;
+GRANT USAGE ON SCHEMA mds TO mds_maintainer;
+
+-- How much time a partition covers.
+CREATE FUNCTION mds.partition_unit(parent text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN parent IN (
+            'bars', 'bars_superseded', 'option_snapshots', 'option_snapshots_superseded', 'definitions', 'status'
+        ) THEN 'month'
+        ELSE 'day'
+    END;
+
+-- Make the partition that a time falls into, and that of former versions with it. Runs as the owner, because only an
+-- owner may attach; what it makes is decided here, not by the caller. Attaching, unlike CREATE ... PARTITION OF, lets
+-- others go on reading and writing.
+CREATE OR REPLACE FUNCTION mds.ensure_partition(parent text, ts_ns bigint) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET "TimeZone" = 'UTC'
+    AS $$
+DECLARE
+    unit CONSTANT text := mds.partition_unit(parent);
+    form CONSTANT text := CASE unit WHEN 'month' THEN 'YYYYMM' ELSE 'YYYYMMDD' END;
+    first timestamp;
+    child text;
+    low numeric;
+    high numeric;
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'mds' AND c.relname = parent AND c.relkind = 'p'
+    ) THEN
+        RAISE undefined_table USING MESSAGE = format('no partitioned table mds.%s', parent);
+    END IF;
+    first := date_trunc(unit, timestamp '1970-01-01' + floor(ts_ns::numeric / 1000000000)::bigint * interval '1 second');
+    child := parent || '_' || to_char(first, form);
+    IF to_regclass(format('mds.%I', child)) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    -- Who waited here has to look again, by a query: names as to_regclass has them may be remembered from before.
+    EXECUTE format('LOCK TABLE mds.%I IN SHARE UPDATE EXCLUSIVE MODE', parent);
+    IF EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'mds' AND c.relname = child
+    ) THEN
+        RETURN false;
+    END IF;
+    low := extract(epoch FROM first) * 1000000000;
+    high := extract(epoch FROM first + ('1 ' || unit)::interval) * 1000000000;
+    -- A version that takes the place of another finds room beside it, and the key's index stays as it is.
+    EXECUTE format(
+        'CREATE TABLE mds.%I (LIKE mds.%I) %s', child, parent,
+        CASE WHEN parent IN ('bars', 'option_snapshots') THEN 'WITH (fillfactor = 85)' ELSE '' END
+    );
+    -- Nobody has rights on a partition itself; should somebody be given some, its own policies, of which there are
+    -- none, still let nothing through.
+    EXECUTE format('ALTER TABLE mds.%I ENABLE ROW LEVEL SECURITY', child);
+    EXECUTE format('ALTER TABLE mds.%I FORCE ROW LEVEL SECURITY', child);
+    -- The first and the last partition reach beyond what nanoseconds in 64 bits can say.
+    EXECUTE format(
+        'ALTER TABLE mds.%I ATTACH PARTITION mds.%I FOR VALUES FROM (%s) TO (%s)', parent, child,
+        CASE WHEN low < -9223372036854775808 THEN 'MINVALUE' ELSE trunc(low)::text END,
+        CASE WHEN high > 9223372036854775807 THEN 'MAXVALUE' ELSE trunc(high)::text END
+    );
+    -- In the same transaction, so that where there is a partition there is one for what leaves it.
+    IF parent IN ('bars', 'option_snapshots') THEN
+        PERFORM mds.ensure_partition(parent || '_superseded', ts_ns);
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- Drop the partitions of a table, of all tenants, that lie before a time as a whole, and former versions with them.
+-- Who still reads them is waited for, but not so long that others have to queue behind us.
+CREATE FUNCTION mds.drop_partitions(parent text, before_ns bigint) RETURNS SETOF text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET "TimeZone" = 'UTC'
+    SET lock_timeout = '5s'
+    AS $$
+DECLARE
+    unit CONSTANT text := mds.partition_unit(parent);
+    form CONSTANT text := CASE unit WHEN 'month' THEN 'YYYYMM' ELSE 'YYYYMMDD' END;
+    child text;
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'mds' AND c.relname = parent AND c.relkind = 'p'
+    ) THEN
+        RAISE undefined_table USING MESSAGE = format('no partitioned table mds.%s', parent);
+    END IF;
+    FOR child IN
+        SELECT c.relname
+        FROM pg_inherits i
+        JOIN pg_class p ON p.oid = i.inhparent AND p.relname IN (parent, parent || '_superseded')
+        JOIN pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'mds'
+        JOIN pg_class c ON c.oid = i.inhrelid AND c.relname ~ ('^' || p.relname || '_[0-9]+$')
+        ORDER BY c.relname
+    LOOP
+        IF extract(epoch FROM to_date(substring(child FROM '[0-9]+$'), form) + ('1 ' || unit)::interval) * 1000000000
+            <= before_ns
+        THEN
+            EXECUTE format('DROP TABLE mds.%I', child);
+            RETURN NEXT child;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Statements about instruments that may be corrected: the current version, keyed, and those that it took the place of.
+CREATE TABLE mds.fundamentals (
+    tenant_id text COLLATE "C" NOT NULL,
+    vendor text COLLATE "C",
+    symbol text COLLATE "C",
+    ts_event bigint NOT NULL,
+    ts_recv bigint NOT NULL,
+    seq bigint NOT NULL,
+    flags integer,
+    origin text COLLATE "C",
+    total_assets double precision,
+    total_liabilities double precision,
+    net_income double precision,
+    eps double precision,
+    revision integer,
+    ts_known bigint,
+    reason text,
+    CONSTRAINT fundamentals_key UNIQUE NULLS NOT DISTINCT (ts_event, tenant_id, symbol, vendor)
+);
+CREATE TABLE mds.fundamentals_superseded (LIKE mds.fundamentals);
+CREATE INDEX fundamentals_superseded_time ON mds.fundamentals_superseded (ts_event, tenant_id, symbol);
+
+CREATE TABLE mds.news (
+    tenant_id text COLLATE "C" NOT NULL,
+    vendor text COLLATE "C",
+    symbol text COLLATE "C",
+    ts_event bigint NOT NULL,
+    ts_recv bigint NOT NULL,
+    seq bigint NOT NULL,
+    flags integer,
+    origin text COLLATE "C",
+    id text COLLATE "C",
+    title text,
+    url text,
+    sentiment_score double precision,
+    revision integer,
+    ts_known bigint,
+    reason text,
+    CONSTRAINT news_key UNIQUE NULLS NOT DISTINCT (tenant_id, vendor, id)
+);
+CREATE INDEX news_time ON mds.news (ts_event, tenant_id, symbol);
+CREATE TABLE mds.news_superseded (LIKE mds.news);
+CREATE INDEX news_superseded_key ON mds.news_superseded (tenant_id, vendor, id);
+
+CREATE TABLE mds.option_snapshots (
+    tenant_id text COLLATE "C" NOT NULL,
+    vendor text COLLATE "C",
+    symbol text COLLATE "C",
+    ts_event bigint NOT NULL,
+    ts_recv bigint NOT NULL,
+    seq bigint NOT NULL,
+    flags integer,
+    origin text COLLATE "C",
+    expiry text COLLATE "C",
+    strike double precision,
+    "right" text COLLATE "C",
+    implied_vol double precision,
+    delta double precision,
+    gamma double precision,
+    vega double precision,
+    theta double precision,
+    open_interest double precision,
+    volume double precision,
+    underlying_price double precision,
+    revision integer,
+    ts_known bigint,
+    reason text,
+    CONSTRAINT option_snapshots_key UNIQUE NULLS NOT DISTINCT (ts_event, tenant_id, symbol, expiry, strike, "right", vendor)
+) PARTITION BY RANGE (ts_event);
+CREATE TABLE mds.option_snapshots_superseded (LIKE mds.option_snapshots) PARTITION BY RANGE (ts_event);
+CREATE INDEX option_snapshots_superseded_time ON mds.option_snapshots_superseded (ts_event, tenant_id, symbol);
+
+CREATE TABLE mds.corporate_actions (
+    tenant_id text COLLATE "C" NOT NULL,
+    vendor text COLLATE "C",
+    symbol text COLLATE "C",
+    ts_event bigint NOT NULL,
+    ts_recv bigint NOT NULL,
+    seq bigint NOT NULL,
+    flags integer,
+    origin text COLLATE "C",
+    action text COLLATE "C",
+    split_factor double precision,
+    price_factor double precision,
+    reference_price double precision,
+    revision integer,
+    ts_known bigint,
+    reason text,
+    CONSTRAINT corporate_actions_key UNIQUE NULLS NOT DISTINCT (ts_event, tenant_id, symbol, action, vendor)
+);
+CREATE TABLE mds.corporate_actions_superseded (LIKE mds.corporate_actions);
+CREATE INDEX corporate_actions_superseded_time ON mds.corporate_actions_superseded (ts_event, tenant_id, symbol);
+
+-- Former versions of bars go into months as bars do, so that a month can be dropped as a whole.
+DROP VIEW mds.bars_versions;
+DROP TRIGGER keep_superseded ON mds.bars;
+DROP FUNCTION mds.keep_superseded_bar();
+DROP INDEX mds.bars_superseded_time;
+ALTER TABLE mds.bars_superseded RENAME TO bars_superseded_before;
+-- An owner that is no superuser sees the rows of all tenants only so.
+ALTER TABLE mds.bars_superseded_before NO FORCE ROW LEVEL SECURITY;
+CREATE TABLE mds.bars_superseded (LIKE mds.bars) PARTITION BY RANGE (ts_event);
+CREATE INDEX bars_superseded_time ON mds.bars_superseded (ts_event, tenant_id, symbol);
+
+SELECT mds.ensure_partition('bars_superseded', greatest(-9223372036854775808,
+    extract(epoch FROM to_date(substring(c.relname FROM '[0-9]+$'), 'YYYYMM')) * 1000000000)::bigint)
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'mds.bars'::regclass;
+SELECT mds.ensure_partition('bars_superseded', min(ts_event))
+FROM mds.bars_superseded_before GROUP BY ts_event / 86400000000000;
+INSERT INTO mds.bars_superseded SELECT * FROM mds.bars_superseded_before;
+DROP TABLE mds.bars_superseded_before;
+
+-- What is known not to be there; a range of time, `to_ns` exclusive and null while it goes on.
+CREATE TABLE mds.gaps (
+    tenant_id text COLLATE "C" NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    vendor text COLLATE "C" NOT NULL,
+    symbol text COLLATE "C" NOT NULL,
+    kind text COLLATE "C" NOT NULL,
+    from_ns bigint NOT NULL,
+    to_ns bigint CHECK (to_ns >= from_ns),
+    cause text COLLATE "C" NOT NULL,
+    state text COLLATE "C" NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'filling', 'filled', 'unfillable')),
+    detail text NOT NULL DEFAULT '',
+    PRIMARY KEY (tenant_id, id),
+    UNIQUE (tenant_id, vendor, symbol, kind, from_ns, cause)
+);
+CREATE INDEX gaps_time ON mds.gaps (tenant_id, from_ns, id);
+
+-- Work that was asked for. Who claims a job has it until `lease_ns`.
+CREATE TABLE mds.jobs (
+    tenant_id text COLLATE "C" NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    job_type text COLLATE "C" NOT NULL,
+    payload jsonb NOT NULL,
+    priority integer NOT NULL,
+    idempotency_key text COLLATE "C" NOT NULL,
+    state text COLLATE "C" NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'running', 'done', 'failed')),
+    attempts integer NOT NULL DEFAULT 0,
+    owner text,
+    created_ns bigint NOT NULL,
+    lease_ns bigint,
+    error text,
+    PRIMARY KEY (tenant_id, id),
+    UNIQUE (tenant_id, idempotency_key),
+    CHECK ((state = 'running') = (lease_ns IS NOT NULL))
+);
+CREATE INDEX jobs_unfinished ON mds.jobs (tenant_id, priority DESC, id) WHERE state IN ('queued', 'running');
+
+-- Tenants that were given a name. Rows bear the name; one that is not here bears its own.
+CREATE TABLE mds.tenants (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    name text COLLATE "C" NOT NULL UNIQUE CHECK (name ~ '^[A-Za-z0-9_-]{1,64}$'),
+    created timestamptz NOT NULL DEFAULT now(),
+    -- A name that looked like an id could be another tenant's.
+    CHECK (name !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
+);
+
+-- Once a statement, not once a row: rows then go over together.
+CREATE FUNCTION mds.keep_superseded() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    EXECUTE format('INSERT INTO mds.%I SELECT * FROM replaced', TG_TABLE_NAME || '_superseded');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER keep_superseded AFTER UPDATE ON mds.bars REFERENCING OLD TABLE AS replaced
+    FOR EACH STATEMENT EXECUTE FUNCTION mds.keep_superseded();
+CREATE TRIGGER keep_superseded AFTER UPDATE ON mds.fundamentals REFERENCING OLD TABLE AS replaced
+    FOR EACH STATEMENT EXECUTE FUNCTION mds.keep_superseded();
+CREATE TRIGGER keep_superseded AFTER UPDATE ON mds.news REFERENCING OLD TABLE AS replaced
+    FOR EACH STATEMENT EXECUTE FUNCTION mds.keep_superseded();
+CREATE TRIGGER keep_superseded AFTER UPDATE ON mds.option_snapshots REFERENCING OLD TABLE AS replaced
+    FOR EACH STATEMENT EXECUTE FUNCTION mds.keep_superseded();
+CREATE TRIGGER keep_superseded AFTER UPDATE ON mds.corporate_actions REFERENCING OLD TABLE AS replaced
+    FOR EACH STATEMENT EXECUTE FUNCTION mds.keep_superseded();
+
+-- What a tenant's rows bear: of one that is registered its name, found by name or id; else what it calls itself. Runs as
+-- the owner because it is asked before the tenant is set; who knows an id is told its name, and nothing else.
+CREATE FUNCTION mds.tenant_key(given text) RETURNS text
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT coalesce(
+        CASE WHEN given ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+            (SELECT name FROM mds.tenants WHERE id = given::uuid)
+        END,
+        given
+    )
+$$;
+
+-- Give a tenant an id by which it can be named as well; again, the same.
+CREATE FUNCTION mds.register_tenant(given text) RETURNS uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    INSERT INTO mds.tenants (name) VALUES (given) ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id
+$$;
+
+REVOKE ALL ON FUNCTION mds.keep_superseded(), mds.partition_unit(text), mds.tenant_key(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION mds.drop_partitions(text, bigint), mds.register_tenant(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mds.tenant_key(text) TO mds_app;
+GRANT EXECUTE ON FUNCTION mds.drop_partitions(text, bigint), mds.register_tenant(text) TO mds_maintainer;
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY[
+        'bars_superseded', 'fundamentals', 'fundamentals_superseded', 'news', 'news_superseded', 'option_snapshots',
+        'option_snapshots_superseded', 'corporate_actions', 'corporate_actions_superseded', 'gaps', 'jobs'
+    ] LOOP
+        EXECUTE format('ALTER TABLE mds.%I ENABLE ROW LEVEL SECURITY', name);
+        EXECUTE format('ALTER TABLE mds.%I FORCE ROW LEVEL SECURITY', name);
+        -- As a subquery the tenant is asked for once a statement, not once a row.
+        EXECUTE format(
+            'CREATE POLICY tenant ON mds.%I USING (tenant_id = (SELECT mds.current_tenant()))'
+            ' WITH CHECK (tenant_id = (SELECT mds.current_tenant()))', name
+        );
+        EXECUTE format('GRANT SELECT, INSERT ON mds.%I TO mds_app', name);
+    END LOOP;
+END
+$$;
+
+-- A key is never changed; a new version takes the place of another.
+GRANT UPDATE (
+    ts_recv, seq, flags, origin, total_assets, total_liabilities, net_income, eps, revision, ts_known, reason
+) ON mds.fundamentals TO mds_app;
+GRANT UPDATE (symbol, ts_event, ts_recv, seq, flags, origin, title, url, sentiment_score, revision, ts_known, reason)
+    ON mds.news TO mds_app;
+GRANT UPDATE (
+    ts_recv, seq, flags, origin, implied_vol, delta, gamma, vega, theta, open_interest, volume,
+    underlying_price, revision, ts_known, reason
+) ON mds.option_snapshots TO mds_app;
+GRANT UPDATE (ts_recv, seq, flags, origin, split_factor, price_factor, reference_price, revision, ts_known, reason)
+    ON mds.corporate_actions TO mds_app;
+GRANT UPDATE (to_ns, state, detail) ON mds.gaps TO mds_app;
+GRANT UPDATE (state, attempts, owner, lease_ns, error) ON mds.jobs TO mds_app;
+
+-- A tenant may look itself up. Who owns the table registers them, and finds one before it is known which it is.
+ALTER TABLE mds.tenants ENABLE ROW LEVEL SECURITY;
+ALTER TABLE mds.tenants FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON mds.tenants TO mds_app USING (name = (SELECT mds.current_tenant())) WITH CHECK (false);
+CREATE POLICY registrar ON mds.tenants TO CURRENT_ROLE USING (true) WITH CHECK (true);
+GRANT SELECT ON mds.tenants TO mds_app;
+
+-- Every version of everything that has versions.
+CREATE VIEW mds.bars_versions WITH (security_invoker = true) AS
+    SELECT * FROM mds.bars
+    UNION ALL
+    SELECT * FROM mds.bars_superseded;
+CREATE VIEW mds.fundamentals_versions WITH (security_invoker = true) AS
+    SELECT * FROM mds.fundamentals
+    UNION ALL
+    SELECT * FROM mds.fundamentals_superseded;
+CREATE VIEW mds.news_versions WITH (security_invoker = true) AS
+    SELECT * FROM mds.news
+    UNION ALL
+    SELECT * FROM mds.news_superseded;
+CREATE VIEW mds.option_snapshots_versions WITH (security_invoker = true) AS
+    SELECT * FROM mds.option_snapshots
+    UNION ALL
+    SELECT * FROM mds.option_snapshots_superseded;
+CREATE VIEW mds.corporate_actions_versions WITH (security_invoker = true) AS
+    SELECT * FROM mds.corporate_actions
+    UNION ALL
+    SELECT * FROM mds.corporate_actions_superseded;
+
+-- How far each table reaches, by vendor and symbol.
+CREATE OR REPLACE VIEW mds.data_freshness WITH (security_invoker = true) AS
+    SELECT tenant_id, 'quotes' AS table_name, vendor, symbol, max(ts_event) AS ts_event, max(ts_recv) AS ts_recv
+    FROM mds.quotes GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'trades', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.trades GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'bars', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.bars GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'depth', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.depth GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'options', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.options GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'definitions', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.definitions GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'status', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.status GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'taq', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.taq GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'analytics', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.analytics GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'quarantine', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.quarantine GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'fundamentals', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.fundamentals GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'news', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.news GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'option_snapshots', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.option_snapshots GROUP BY tenant_id, vendor, symbol
+    UNION ALL
+    SELECT tenant_id, 'corporate_actions', vendor, symbol, max(ts_event), max(ts_recv)
+    FROM mds.corporate_actions GROUP BY tenant_id, vendor, symbol;
+
+GRANT SELECT ON mds.bars_versions, mds.fundamentals_versions, mds.news_versions, mds.option_snapshots_versions,
+    mds.corporate_actions_versions TO mds_app;
