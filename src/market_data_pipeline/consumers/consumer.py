@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from market_data_pipeline.consumers.model import ConsumerSettings, ConsumerSpec,
 from market_data_pipeline.consumers.session import Session
 from market_data_pipeline.consumers.sink import SinkStore
 from market_data_pipeline.consumers.snapshot import read_snapshot
+from market_data_pipeline.writing.dead_letters import DeadLetters
+from market_data_pipeline.writing.policy import Backoff
 
 LOG = logging.getLogger(__name__)
 _HOPELESS = 5
@@ -28,6 +31,7 @@ class Consumer:
         log_folder: The log to read.
         store: Where its tables are.
         folder: Where its snapshot is kept.
+        letters: Where rows go that its tables refuse.
         settings: When it commits.
         durable: Says how far the log may be read.
     """
@@ -39,6 +43,7 @@ class Consumer:
         log_folder: Path,
         store: Store,
         folder: Path,
+        letters: DeadLetters,
         settings: ConsumerSettings | None = None,
         durable: Callable[[], int] | None = None,
     ) -> None:
@@ -47,8 +52,10 @@ class Consumer:
         self._log_folder = log_folder
         # A sink of its own is made when it is needed, and again as long as that fails.
         self._sink: Store | None = store if spec.sink is None else None
+        self._letters = letters
         self._snapshot_path = folder / f"{spec.name}.snapshot"
         self._settings = settings or ConsumerSettings()
+        self._backoff = Backoff(initial_s=self._settings.retry_s, max_s=self._settings.retry_max_s)
         self._durable = durable
         self._stop = threading.Event()
         self._abort = threading.Event()
@@ -108,7 +115,8 @@ class Consumer:
                 self._sink.close()
 
     def _lives(self) -> None:
-        delay_s, repeats = self._settings.retry_s, 0
+        chance = random.Random()  # noqa: S311  spreads waits, keeps no secrets
+        failures = repeats = commits = 0
         while True:
             try:
                 self._session()
@@ -132,9 +140,11 @@ class Consumer:
                     self.status.problem,
                     exc_info=not isinstance(exc, MarketDataError | OSError),
                 )
-                if self._abort.wait(delay_s):
+                # One that came further in between fails for the first time.
+                failures = failures + 1 if self.status.commits == commits else 1
+                commits = self.status.commits
+                if self._abort.wait(self._backoff.delay_s(failures, chance)):
                     return
-                delay_s = min(delay_s * 2, self._settings.retry_max_s)
             else:
                 self.status.state = "stopped"
                 return
@@ -149,6 +159,7 @@ class Consumer:
             settings=self._settings,
             log_folder=self._log_folder,
             store=self._sink,
+            letters=self._letters,
             snapshot_path=self._snapshot_path,
             durable=self._durable,
             status=self.status,

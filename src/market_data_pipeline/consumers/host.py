@@ -16,6 +16,7 @@ from market_data_core.protocols import Store
 from market_data_pipeline.consumers.consumer import Consumer
 from market_data_pipeline.consumers.model import ConsumerSettings, ConsumerSpec
 from market_data_pipeline.consumers.snapshot import Snapshot, read_snapshot, write_snapshot
+from market_data_pipeline.writing.dead_letters import DeadLetters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class ConsumerHost:
         log_folder: The log.
         store: Where their tables are.
         folder: Where their snapshots are; made if it is not there.
+        letters: Where rows go that their tables refuse; a folder ``dead_letters`` beside `folder` if None.
         settings: When they commit.
         durable: Says how far the log may be read.
     """
@@ -63,13 +65,20 @@ class ConsumerHost:
         log_folder: Path,
         store: Store,
         folder: Path,
+        letters: DeadLetters | None = None,
         settings: ConsumerSettings | None = None,
         durable: Callable[[], int] | None = None,
     ) -> None:
         disk.make_dirs(folder)
         self._folder = folder
         self._make = partial(
-            Consumer, log_folder=log_folder, store=store, folder=folder, settings=settings, durable=durable
+            Consumer,
+            log_folder=log_folder,
+            store=store,
+            folder=folder,
+            letters=letters or DeadLetters(folder.parent / "dead_letters"),
+            settings=settings,
+            durable=durable,
         )
         self._consumers = [self._make(spec) for spec in specs]
         # What `prepare` was told, and who ends for it.

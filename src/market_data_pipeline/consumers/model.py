@@ -10,6 +10,7 @@ from pathlib import Path
 from market_data_core.protocols import Operator, Store
 from market_data_core.schemas import Kind
 from market_data_pipeline.consumers.ledger import Edge, Ledger
+from market_data_pipeline.writing.dead_letters import DeadLetters
 
 LOG_NODE = "log"
 STORE_NODE = "store"
@@ -61,7 +62,7 @@ class ConsumerSettings:
         commit_max_s: which grows to this where commits are slow, to four times what a commit takes.
         snapshot_s: How often the state is saved; bounds what a restart reads again.
         poll_s: How often the log is looked at while nothing comes.
-        retry_s: How long to wait after a failure, doubling up to `retry_max_s`.
+        retry_s: How long to wait after a failure, at most; doubles with every further one, up to `retry_max_s`.
     """
 
     commit_rows: int = 256 * 1024
@@ -90,6 +91,7 @@ class ConsumerStatus:
         ts_committed: When the last one was, seconds since the epoch.
         restarts: How often it began again after a failure.
         reports: One sentence for everything that was not as it should be.
+        dead_letters: How many rows its tables refused since it was started; they are set aside, and counted as failed.
         own_sink: Whether its output goes elsewhere than to the platform's store.
         node: The operator or sink at work, empty between two spans,
         ts_node: and since when, seconds since the epoch.
@@ -105,6 +107,7 @@ class ConsumerStatus:
     ts_committed: float = 0.0
     restarts: int = 0
     reports: list[str] = field(default_factory=list)
+    dead_letters: int = 0
     own_sink: bool = False
     node: str = ""
     ts_node: float = 0.0
@@ -119,6 +122,7 @@ class Surroundings:
         settings: When it commits.
         log_folder: The log to read.
         store: Where its tables are.
+        letters: Where rows go that its tables refuse.
         snapshot_path: Where its state is kept.
         durable: Says how far the log may be read; None to ask the log's folder.
         status: Where it says how it is.
@@ -132,6 +136,7 @@ class Surroundings:
     settings: ConsumerSettings
     log_folder: Path
     store: Store
+    letters: DeadLetters
     snapshot_path: Path
     durable: Callable[[], int] | None
     status: ConsumerStatus

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from market_data_core.batch import EventBatch
 from market_data_core.errors import LogError
-from market_data_core.protocols import Mark, Table
+from market_data_core.protocols import Mark
 from market_data_core.steps import Step, reached
 from market_data_pipeline.consumers.ledger import Ledger
 from market_data_pipeline.consumers.model import CONFIGURATION, LOG_NODE, STORE_NODE, Surroundings
@@ -20,32 +20,53 @@ from market_data_pipeline.consumers.snapshot import Snapshot, read_snapshot, wri
 from market_data_pipeline.consumers.spans import Flow, Spans, mark_of
 from market_data_pipeline.log import LogReader, Record, RecordType
 from market_data_pipeline.log.segments import list_segments, sources_before
+from market_data_pipeline.writing.dead_letters import Place
+from market_data_pipeline.writing.table_writer import Run, TableWriter
 
 LOG = logging.getLogger(__name__)
 
 
 class _Sink:
     # One table with what waits for its next commit, and what it had before this start.
-    def __init__(self, table: Table, writer: str) -> None:
-        self.table = table
-        self.version = table.position(writer) or 0
-        self.covers = table.covers(writer)
+    def __init__(self, given: Surroundings, name: str, since: int) -> None:
+        self.writer = TableWriter(lambda: given.store.table(name), writer=given.spec.name, letters=given.letters)
+        self.covers = self.writer.covers
+        # Those set aside of what is made again now.
+        self.refused = self.writer.refused(above=since)
         self.moved: dict[str, int] = {}
         self.waiting: list[pa.Table] = []
         self.rows = 0
         self.bytes = 0
+        self._runs: list[Run] = []
+        self._last = Run(end=0, first=0, rows=0)
 
-    def put(self, rows: pa.Table) -> None:
-        self.waiting.append(rows)
-        self.rows += rows.num_rows
-        self.bytes += rows.nbytes
+    @property
+    def version(self) -> int:
+        return self.writer.position
+
+    # How many of the next rows, which come out of the span of that end, the table has dealt with, and how many of
+    # these it refused. The others wait.
+    def put(self, batch: EventBatch, end: int) -> tuple[int, int]:
+        first = self._last.first + self._last.rows if self._last.end == end else 0
+        self._last = run = Run(end=end, first=first, rows=len(batch))
+        dealt = self.writer.dealt(run)
+        if dealt < run.rows:
+            self.waiting.append(batch.to_table().slice(dealt))
+            self._runs.append(Run(end=end, first=first + dealt, rows=run.rows - dealt))
+            self.rows += run.rows - dealt
+            self.bytes += self.waiting[-1].nbytes
+        return dealt, sum(Place(end, first + n) in self.refused for n in range(dealt)) if self.refused else 0
 
     def had(self, record: Record, offset: int) -> bool:
         # True where the log was lost since and a source gives again what this table has.
         return record.end > self.version and offset <= self.covers.get(record.source_id, 0)
 
-    def done(self, position: int) -> None:
-        self.version, self.moved, self.waiting, self.rows, self.bytes = position, {}, [], 0, 0
+    # Returns the rows that the table refused, and why.
+    def commit(self, position: int) -> list[tuple[int, str]]:
+        rows = pa.concat_tables(self.waiting)
+        refused = self.writer.commit(rows, position=position, covers=self.moved, runs=self._runs)
+        self.moved, self.waiting, self._runs, self.rows, self.bytes = {}, [], [], 0, 0
+        return refused
 
 
 class _Place(NamedTuple):
@@ -82,12 +103,12 @@ class Session:
         self._covers = dict(saved.covers)
         self._stored = Counter(saved.stored)
         self._restore(saved)
+        self._done = self._saved_at = self._reader.position
         # A table that nobody wrote to has no position either; it is opened when the first row for it comes.
         self._sinks = {
-            name: _Sink(given.store.table(name), self._spec.name)
+            name: _Sink(given, name, self._done)
             for name in sorted(given.store.written().intersection(self._spec.routes.values()))
         }
-        self._done = self._saved_at = self._reader.position
         # Sources that can wait go by this, and there may be nothing to read that would bring it about.
         self._status.position = self._done
         self._status.committed = max(self._status.committed, self._done)
@@ -292,20 +313,19 @@ class Session:
             return
         sink = self._sink(name)
         again = to.source is not None and to.source[1] <= sink.covers.get(to.source[0], 0)
-        if again or to.end <= sink.version:
-            # It is in the table from before the restart.
-            node.passed += len(batch)
-            self._stored[name] += len(batch)
-            return
-        sink.put(batch.to_table())
-        node.in_flight += len(batch)
-        if self._waiting_since is None:
+        # What the table has from before the restart, set aside included.
+        dealt, refused = (len(batch), 0) if again else sink.put(batch, to.end)
+        node.passed += dealt - refused
+        node.failed += refused
+        self._stored[name] += dealt - refused
+        node.in_flight += len(batch) - dealt
+        if sink.rows and self._waiting_since is None:
             self._waiting_since = time.monotonic()
 
     def _sink(self, name: str) -> _Sink:
         sink = self._sinks.get(name)
         if sink is None:
-            sink = self._sinks[name] = _Sink(self._given.store.table(name), self._spec.name)
+            sink = self._sinks[name] = _Sink(self._given, name, self._done)
             sink.moved = dict(self._covers)
         return sink
 
@@ -330,16 +350,19 @@ class Session:
         self._status.node, self._status.ts_node = STORE_NODE, time.time()
         reached(Step.POSITION_TAKEN)
         committed = False
-        for sink in self._sinks.values():
-            if sink.rows:
-                sink.table.append(
-                    pa.concat_tables(sink.waiting), writer=self._spec.name, position=self._done, covers=sink.moved
-                )
-                node.passed += sink.rows
-                self._stored[sink.table.name] += sink.rows
-                node.in_flight -= sink.rows
-                sink.done(self._done)
+        for name, sink in self._sinks.items():
+            if rows := sink.rows:
+                refused = sink.commit(self._done)
+                node.passed += rows - len(refused)
+                node.failed += len(refused)
+                self._stored[name] += rows - len(refused)
+                node.in_flight -= rows
                 committed = True
+                if refused:
+                    self._status.dead_letters += len(refused)
+                    self._report(f"{len(refused)} rows were refused and are dead letters now: {refused[0][1]}")
+                    # They may be replayed at once, and then nothing else tells what became of them.
+                    save = True
         self._status.committed = self._done
         self._status.node = ""
         self._waiting_since = None

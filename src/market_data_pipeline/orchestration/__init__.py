@@ -1,6 +1,6 @@
 """Several providers as one, within their budgets, and pipelines side by side."""
 
-from market_data_pipeline.orchestration.breaker import CircuitBreaker, CircuitBreakerOpen, CircuitState
+from market_data_pipeline.breaker import CircuitBreaker, CircuitBreakerOpen, CircuitState
 from market_data_pipeline.orchestration.buses import feedback_bus
 from market_data_pipeline.orchestration.feedback import FeedbackBus, MemoryBus, Subscription
 from market_data_pipeline.orchestration.members import SourceHealth
@@ -15,7 +15,7 @@ from market_data_pipeline.orchestration.settings import (
     ProviderSettings,
 )
 from market_data_pipeline.orchestration.unified import UnifiedRuntime
-from market_data_pipeline.orchestration.waiting import Backoff
+from market_data_pipeline.writing.policy import Backoff
 
 __all__ = [
     "ALL_SCOPES",

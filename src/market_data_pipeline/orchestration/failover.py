@@ -14,7 +14,8 @@ from market_data_core.protocols import Gap
 from market_data_pipeline.orchestration.feeds import OVER, Feed
 from market_data_pipeline.orchestration.members import Member, Stamp, ended_by_itself, stamp_of
 from market_data_pipeline.orchestration.strategies import Strategy
-from market_data_pipeline.orchestration.waiting import Backoff, first_of, left_s
+from market_data_pipeline.waiting import first_of, left_s
+from market_data_pipeline.writing.policy import Backoff
 
 _LOG = logging.getLogger(__name__)
 

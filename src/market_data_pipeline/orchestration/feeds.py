@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from market_data_core.errors import SourceError
 from market_data_pipeline.orchestration.members import Member, Stamp, says_end
-from market_data_pipeline.orchestration.waiting import Closing
+from market_data_pipeline.waiting import Closing
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from market_data_core.batch import Instrument, SourceBatch
 from market_data_core.clock import NS_PER_SECOND, Clock
 from market_data_core.errors import ConfigurationError
 from market_data_core.protocols import END_OF_TIME_NS, BatchSource, Gap, Mark
-from market_data_pipeline.orchestration.breaker import CircuitBreaker
-from market_data_pipeline.orchestration.waiting import left_s
+from market_data_pipeline.breaker import CircuitBreaker
+from market_data_pipeline.waiting import left_s
 
 # Weight of the newest measurement in a latency.
 _ALPHA: Final = 0.2

@@ -7,9 +7,9 @@ from contextlib import aclosing
 from typing import Any
 
 from market_data_core.errors import MarketDataError
-from market_data_pipeline.orchestration.breaker import CircuitBreakerOpen
+from market_data_pipeline.breaker import CircuitBreakerOpen
 from market_data_pipeline.orchestration.rates import RateCoordinator
-from market_data_pipeline.orchestration.waiting import Closing
+from market_data_pipeline.waiting import Closing
 
 
 class RatedSource:

@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import ConfigurationError, RegistryError
 from market_data_core.telemetry import RateAdjustment
-from market_data_pipeline.orchestration.breaker import CircuitBreaker, CircuitBreakerOpen, CircuitState
-from market_data_pipeline.orchestration.waiting import first_of, left_s
+from market_data_pipeline.breaker import CircuitBreaker, CircuitBreakerOpen, CircuitState
+from market_data_pipeline.waiting import first_of, left_s
 
 T = TypeVar("T")
 

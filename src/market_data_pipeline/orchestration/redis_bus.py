@@ -22,7 +22,7 @@ from market_data_core.clock import NS_PER_SECOND, Clock
 from market_data_core.errors import ConfigurationError
 from market_data_core.telemetry import FeedbackEvent
 from market_data_pipeline.orchestration.feedback import BusState, Fanout, Subscription
-from market_data_pipeline.orchestration.waiting import Backoff
+from market_data_pipeline.writing.policy import Backoff
 
 try:
     from redis import asyncio as redis

@@ -15,12 +15,13 @@ from market_data_core.errors import InvalidInstrument, SourceError
 from market_data_core.models import Quote
 from market_data_core.protocols import BatchSource, Gap, Mark
 from market_data_core.schemas import Origin
+from market_data_pipeline.breaker import CircuitBreakerOpen
 from market_data_pipeline.events import stream_events, to_source_batches
-from market_data_pipeline.orchestration.breaker import CircuitBreakerOpen
 from market_data_pipeline.orchestration.failover import Failover, Standing
 from market_data_pipeline.orchestration.members import Member, SourceHealth, make_members
 from market_data_pipeline.orchestration.strategies import make_strategy
-from market_data_pipeline.orchestration.waiting import Backoff, Closing
+from market_data_pipeline.waiting import Closing
+from market_data_pipeline.writing.policy import Backoff
 
 _LOG = logging.getLogger(__name__)
 

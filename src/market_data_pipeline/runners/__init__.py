@@ -15,10 +15,12 @@ from market_data_pipeline.runners.policy import (
     WritePath,
     load_ingest_config,
 )
-from market_data_pipeline.runners.routes import ingest_router
+from market_data_pipeline.runners.routes import LIMITED_ACTIONS, Account, Recorder, ingest_router
 from market_data_pipeline.runners.writing import EngineWriter
 
 __all__ = [
+    "LIMITED_ACTIONS",
+    "Account",
     "AlreadyRunning",
     "EngineWriter",
     "Guards",
@@ -28,6 +30,7 @@ __all__ = [
     "IngestPolicy",
     "Pacing",
     "ProviderEntry",
+    "Recorder",
     "StartSource",
     "StopSource",
     "StoreSyncPolicy",

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import ConfigurationError, MarketDataError
-from market_data_pipeline.orchestration.waiting import left_s
+from market_data_pipeline.waiting import left_s
 
 
 class CircuitBreakerOpen(MarketDataError):
