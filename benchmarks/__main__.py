@@ -12,12 +12,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import bars_csv, bars_parquet, dag, footprint, lake_bars, live, many, stored
+from benchmarks import bars_csv, bars_parquet, dag, footprint, health, lake_bars, live, many, sockets, stored
 from benchmarks.context import Context, default_cache, find_recordings, machine
 from benchmarks.results import Result, show, write
 
 _FAILED = "failed"
-ROWS = {m.ROW: m for m in (bars_parquet, bars_csv, dag, stored, live, many, lake_bars, footprint)}
+ROWS = {m.ROW: m for m in (bars_parquet, bars_csv, dag, stored, live, many, health, sockets, lake_bars, footprint)}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, SecretStr
 from starlette.routing import Route, WebSocketRoute
 
-from market_data_core.schemas import BAR_KEY, KIND_FIELDS, TABLE_FIELDS, Flag, Kind
+from market_data_core.schemas import KEYS, STORED_SCHEMAS, TABLE_FIELDS, Flag
 from market_data_core.web.auth import FAILURE_REASONS, FIRST_KEY_FILE, Role
 from market_data_core.web.metrics import HttpMetrics
 from market_data_orchestrator.app import create_app
@@ -65,6 +65,15 @@ UNITS: Final = {
 """The unit of every setting that is a number."""
 
 ANSWERS: Final = {
+    "/ws/market": "Live quotes, trades, bars and depth; see [read over HTTP](../howto/read-over-http.md).",
+    "/query": "One SELECT, sandboxed and audited: `{columns, rows, truncated, elapsed_s}`, CSV or an Arrow stream.",
+    "/bars": "Bars of one symbol by time, newest revisions, a page at a time.",
+    "/instruments": "What is stored of every instrument, by table.",
+    "/coverage": "Rows, first and last moment by instrument and UTC date.",
+    "/gaps": "Where data is known to be missing, newest first.",
+    "/quarantine": "What could not be stored, newest first, with the reason.",
+    "/budgets": "How often each provider may still be asked.",
+    "/backfill": "Has a gap filled from its provider's history; 202 with the job, 409 where it cannot be.",
     "/health": "Health of every component with its cause; 200 healthy or degraded, 503 unhealthy.",
     "/livez": "200 while the process answers.",
     "/readyz": "200 when work can be given to it, else 503 with what is failing.",
@@ -90,7 +99,7 @@ ANSWERS: Final = {
     "/federation/list": "Names of the peers; deprecated, see the topology.",
     "/federation/forward/{peer}": "Asks one peer; `{target, status_code, data}`.",
     "/federation/fanout": "Asks several peers; one result for each.",
-    "/plan": "What runs: providers, graph, sinks and settings, secrets masked.",
+    "/plan": "What runs: providers, graph, sinks and settings, secrets masked, and what a reload would change now.",
     "/runtime/ingest/status": "`{running, active_provider, dry_run, policy, providers, runs}`.",
     "/runtime/ingest/start": "Begins to read a provider; `{status: started, provider, dry_run, store_mode}`.",
     "/runtime/ingest/stop": "Stops reading one provider or all; `{status: stopped, reason}` or `{status: idle}`.",
@@ -99,6 +108,15 @@ ANSWERS: Final = {
 """What every route answers."""
 
 ACCESS: Final = {
+    "/ws/market": Role.VIEWER,
+    "/query": Role.VIEWER,
+    "/bars": Role.VIEWER,
+    "/instruments": Role.VIEWER,
+    "/coverage": Role.VIEWER,
+    "/gaps": Role.VIEWER,
+    "/quarantine": Role.VIEWER,
+    "/budgets": Role.VIEWER,
+    "/backfill": Role.OPERATOR,
     "/control/pause": Role.OPERATOR,
     "/control/resume": Role.OPERATOR,
     "/control/reload": Role.ADMIN,
@@ -130,6 +148,17 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
 """Params of the operators that cannot be made without any."""
 
 MEANINGS: Final = {
+    "total_assets": "What the company owns, at the date of `ts_event`.",
+    "total_liabilities": "What it owes.",
+    "net_income": "What it earned in the period that ends there.",
+    "eps": "The same per share.",
+    "id": "Names the item with its vendor.",
+    "title": "Its headline.",
+    "url": "Where it can be read.",
+    "sentiment_score": "From -1, bad for the instrument, to 1, good.",
+    "split_factor": "What prices before `ts_event` are multiplied by for a split, and volumes divided by.",
+    "price_factor": "What prices before `ts_event` are multiplied by for what was paid out.",
+    "reference_price": "The close that the factor was worked out from.",
     "vendor": "Who the data comes from.",
     "symbol": "Upper-cased; `?` for a quarantined row of a file that names symbols row by row.",
     "ts_event": "When the venue says it happened, UTC ns; of a bar its start.",
@@ -438,13 +467,15 @@ def _tables() -> Iterator[str]:
     yield "Delta tables, one folder each in the tenant's folder of the store. Times are int64 UTC nanoseconds, prices"
     yield "and sizes float64; what is absent is null. Every table also has `date`, the UTC day of `ts_event`"
     yield "(`quarantine`: of `ts_recv`), by which it is partitioned.\n"
-    yield "In queries `bars` is the newest revision of every bar and `bars_revisions` all of them. A bar is the same"
-    yield f"bar by {', '.join(f'`{c}`' for c in BAR_KEY)}.\n"
+    yield "In queries `bars` is the newest revision of every bar and `bars_revisions` all of them. Rows of these tables"
+    yield "are versions of the same thing by:\n"
+    yield from _table(("table", "key"), ((f"`{n}`", ", ".join(f"`{c}`" for c in key)) for n, key in KEYS.items()))
     yield "## In every table\n"
     yield from _columns(TABLE_FIELDS)
     for name in TABLES:
         yield f"## {name}\n"
-        yield from _columns(KIND_FIELDS[Kind(name)])
+        own = [f for f in STORED_SCHEMAS[name] if f not in TABLE_FIELDS]
+        yield from _columns(own)
     yield "## flags\n"
     yield "`select * from quotes where flags & 2048 <> 0`\n"
     yield from _table(

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_core.telemetry import ControlAction, ControlResult
-from market_data_orchestrator.service import Service
+from market_data_orchestrator.protocols import Runtime
 
 LOG = logging.getLogger(__name__)
 _KEPT_ACTIONS: Final = 50
@@ -51,7 +51,7 @@ class ControlPlaneService:
         patience_s: How long an action waits for its turn.
     """
 
-    def __init__(self, service: Service, *, patience_s: float = 30.0) -> None:
+    def __init__(self, service: Runtime, *, patience_s: float = 30.0) -> None:
         self._service = service
         self._patience_s = patience_s
         self._turn = asyncio.Lock()

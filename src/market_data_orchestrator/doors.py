@@ -24,7 +24,6 @@ from market_data_core.web.ratelimit import RateLimits, guess_limited, limited
 from market_data_orchestrator.audit.logger import AuditLogger
 from market_data_orchestrator.audit.trail import audited, audited_gate
 from market_data_orchestrator.control import ControlPlaneService
-from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import OrchestratorSettings
 
 LOG = logging.getLogger(__name__)
@@ -82,7 +81,6 @@ def failures_counter(registry: CollectorRegistry) -> Counter:
 
 
 def control_router(
-    service: Service,
     control: ControlPlaneService,
     callers: Sequence[Authenticator],
     *,
@@ -123,10 +121,5 @@ def control_router(
     async def status() -> dict[str, Any]:
         """The state and the last actions, newest first."""
         return await control.status()
-
-    @viewer.get("/plan")
-    async def plan() -> dict[str, Any]:
-        """What runs: providers, graph, sinks and settings, secrets masked."""
-        return {"configuration": service.config.blueprint().to_dict()}
 
     return [admin, operator, viewer]

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from market_data_core.clock import Clock
 from market_data_core.telemetry import BackpressureLevel, FeedbackEvent
+from market_data_orchestrator.events import EventRegistry
 from market_data_pipeline.orchestration import FeedbackBus
+from market_data_pipeline.writing.watermarks import Watermarks
 
 _LOOK_S = 0.25
 _REPEAT_S = 15.0
@@ -35,39 +37,34 @@ class LagReporter:
     def __init__(self, bus: FeedbackBus, *, lag: Callable[[], int], limit: int, node: str, clock: Clock) -> None:
         self._bus = bus
         self._lag = lag
-        self._limit = limit
+        self._marks = Watermarks(limit)
         self._node = node
         self._clock = clock
-        self.level = BackpressureLevel.OK
+
+    @property
+    def level(self) -> BackpressureLevel:
+        """The level as it was last looked at."""
+        return self._marks.level
 
     async def run(self) -> None:
         """Look for ever."""
-        await self._tell(self.level, self._lag())
+        await self._tell(self._lag())
         told_s = self._clock.monotonic_s()
         while True:
             await self._clock.sleep(_LOOK_S)
             lag = self._lag()
-            level = self._level(lag)
-            repeat = level is not BackpressureLevel.OK and self._clock.monotonic_s() - told_s >= _REPEAT_S
-            if level is not self.level or repeat:
-                await self._tell(level, lag)
+            changed = self._marks.update(lag)
+            repeat = self.level is not BackpressureLevel.OK and self._clock.monotonic_s() - told_s >= _REPEAT_S
+            if changed or repeat:
+                await self._tell(lag)
                 told_s = self._clock.monotonic_s()
 
-    def _level(self, lag: int) -> BackpressureLevel:
-        falling = 0.5
-        hard = self._limit * (falling if self.level is BackpressureLevel.HARD else 1.0)
-        soft = self._limit / 2 * (1.0 if self.level is BackpressureLevel.OK else falling)
-        if lag >= hard:
-            return BackpressureLevel.HARD
-        return BackpressureLevel.SOFT if lag >= soft else BackpressureLevel.OK
-
-    async def _tell(self, level: BackpressureLevel, lag: int) -> None:
-        self.level = level
+    async def _tell(self, lag: int) -> None:
         event = FeedbackEvent(
             coordinator_id=self._node,
             queue_size=lag,
-            capacity=self._limit,
-            level=level,
+            capacity=self._marks.capacity,
+            level=self.level,
             ts=self._clock.now_ns() / 1e9,
             reason=f"{lag} events are logged and not stored",
         )
@@ -75,30 +72,24 @@ class LagReporter:
 
 
 class Pressure:
-    """What the coordinators on the bus say together: the worst of those that spoke not long ago.
+    """What the coordinators together ask for: the worst of those that spoke not long ago. Handles feedback events.
 
     Args:
-        bus: Where from.
         clock: Says what is long ago.
         apply: Told how fast sources that can wait may go, 0 to 1, whenever that changes.
     """
 
-    def __init__(self, bus: FeedbackBus, *, clock: Clock, apply: Callable[[float], None]) -> None:
-        self._bus = bus
+    def __init__(self, *, clock: Clock, apply: Callable[[float], None]) -> None:
         self._clock = clock
         self._apply = apply
         self._said: dict[str, FeedbackEvent] = {}
         self._scale = 1.0
-        self.events = dict.fromkeys(map(str, BackpressureLevel), 0)
-        """How many events came, by level."""
 
-    async def listen(self) -> None:
-        """Listen until the bus is closed."""
-        async for event in self._bus.subscribe():
-            self.events[str(event.level)] += 1
-            if event.source != _NOTICES:
-                self._said[event.coordinator_id] = event
-            self._changed()
+    async def handle(self, event: FeedbackEvent) -> None:
+        """Take note of what one coordinator says."""
+        if event.source != _NOTICES:
+            self._said[event.coordinator_id] = event
+        self._changed()
 
     async def expire(self) -> None:
         """Forget, for ever, coordinators that have fallen silent: they may have died at their worst."""
@@ -113,3 +104,9 @@ class Pressure:
         if scale != self._scale:
             self._scale = scale
             self._apply(scale)
+
+
+async def dispatch_all(bus: FeedbackBus, events: EventRegistry) -> None:
+    """Hand everything that comes on the bus to the handlers, one after the other, until it is closed."""
+    async for event in bus.subscribe():
+        await events.dispatch(event)

@@ -41,7 +41,7 @@ class ReplayJobs:
         """Do jobs for ever as they come in."""
         while True:
             try:
-                job = await asyncio.to_thread(self._state.claim_job, self._owner, self._clock.now_ns())
+                job = await asyncio.to_thread(self._state.claim_job, self._owner, self._clock.now_ns(), kinds=(REPLAY,))
                 self.recent = await asyncio.to_thread(self._look)
                 if job is not None:
                     await self.do(job)

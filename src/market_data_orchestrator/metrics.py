@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from market_data_core.telemetry import BackpressureLevel
 from market_data_orchestrator.status import StatusAggregator
 
 _STATES = {"unhealthy": 0, "degraded": 1, "healthy": 2}
@@ -25,10 +26,18 @@ class ServiceMetrics(Collector):
     Args:
         registry: Where the families are registered.
         status: Where the figures come from.
+        actions: Says how many control actions ended how, by action and status; none is known if None.
     """
 
-    def __init__(self, registry: CollectorRegistry, status: StatusAggregator) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        status: StatusAggregator,
+        *,
+        actions: Callable[[], Mapping[tuple[str, str], int]] | None = None,
+    ) -> None:
         self._status = status
+        self._actions = actions or (dict)
         registry.register(self)
 
     def describe(self) -> Iterator[Metric]:
@@ -49,6 +58,7 @@ class ServiceMetrics(Collector):
         events = CounterMetricFamily("pipeline_events", "Events appended to the log")
         events.add_metric([], sum(s["events"] for s in values.rows("sources")))
         yield events
+        yield from self._said_and_done(values)
         refused = CounterMetricFamily(
             "mds_log_refused_events", "Live events for which the log had no room", labels=["source"]
         )
@@ -63,6 +73,27 @@ class ServiceMetrics(Collector):
         yield _gauge("mds_log_pending_bytes", "Appended and not yet durable", float(log.get("pending_bytes", 0)))
         yield from _consumers(values.rows("consumers"))
         yield from _nodes(values.rows("consumers"))
+
+    def _said_and_done(self, values: _Values) -> Iterator[Metric]:
+        heard = CounterMetricFamily(
+            "feedback_events", "What coordinators on the feedback bus said, by level", labels=["event_type"]
+        )
+        counts: dict[str, int] = {**dict.fromkeys(map(str, BackpressureLevel), 0), **values.group("feedback_events")}
+        for level, count in counts.items():
+            heard.add_metric([str(level)], count)
+        failed = CounterMetricFamily(
+            "mds_event_handler_errors", "Times a handler of events failed or took too long", labels=["handler"]
+        )
+        for handler, count in values.group("event_handler_errors").items():
+            failed.add_metric([handler], count)
+        done = CounterMetricFamily(
+            "orchestrator_control_actions",
+            "Control actions that ended, by what came of them",
+            labels=["action", "status"],
+        )
+        for (action, status), count in self._actions().items():
+            done.add_metric([action, status], count)
+        yield from (heard, failed, done)
 
 
 class _Values:

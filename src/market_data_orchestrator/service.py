@@ -6,30 +6,36 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from market_data_core import disk
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import MarketDataError, TemporaryUnavailable
 from market_data_core.protocols import BatchSource, Gap
+from market_data_core.telemetry import FeedbackEvent
 from market_data_orchestrator.composition import engine_settings, make_source, sinks_of, vendors_of
 from market_data_orchestrator.config import PlatformConfig, ProviderEntry, load_platform, record
-from market_data_orchestrator.feedback import LagReporter, Pressure
+from market_data_orchestrator.events import EventRegistry
+from market_data_orchestrator.feedback import LagReporter, Pressure, dispatch_all
 from market_data_orchestrator.jobs import ReplayJobs
+from market_data_orchestrator.lifecycle import LifecycleManager
 from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_orchestrator.symbols import SymbolBoard
 from market_data_pipeline.capture import SourceStatus
-from market_data_pipeline.dag import plan
-from market_data_pipeline.engine import Engine
+from market_data_pipeline.dag import Plan, plan
+from market_data_pipeline.engine import Engine, EngineSettings
 from market_data_pipeline.orchestration import FeedbackBus, feedback_bus
 from market_data_pipeline.worker import WorkerConsumers
-from market_data_store.state import State
+from market_data_store.state import GapState, State
 
 LOG = logging.getLogger(__name__)
 STATE_FILE = "state.db"
 _PAUSED = "paused"
+# What the engine needs to stop beside the time it is given to store what was received.
+_ENGINE_STOP_S = 15.0
 
 
 class Service:
@@ -40,6 +46,9 @@ class Service:
         clock: Where time comes from.
         config: The configuration, if it was read with them already.
         consumers: A worker for both that was begun before.
+        engine: What the data path is made of; by the settings and the configuration if None.
+        feedback: The feedback bus; by the settings if None.
+        events: Who handles what comes on it; more may be registered at any time.
 
     Raises:
         ConfigurationError: The configuration is wrong.
@@ -52,6 +61,9 @@ class Service:
         clock: Clock | None = None,
         config: PlatformConfig | None = None,
         consumers: WorkerConsumers | None = None,
+        engine: EngineSettings | None = None,
+        feedback: FeedbackBus | None = None,
+        events: EventRegistry | None = None,
     ) -> None:
         self._asked = settings
         self._consumers = consumers
@@ -75,16 +87,26 @@ class Service:
         """Set when the start has failed for good."""
         self.ended = asyncio.Event()
         """Set once everything is stored and released, or the start has failed."""
+        self._made: dict[str, BatchSource] = {}
+        self._retry_s = 0.25
         self._open_gaps: dict[tuple[str, str], int] = {}
         self._changing = asyncio.Lock()
         self.paused_since: float | None = None
         """When intake was paused, seconds since the epoch; None while it is not."""
-        self.feedback: FeedbackBus | None = (
-            feedback_bus(self.settings.feedback_url, clock=self.clock) if self.settings.feedback_enabled else None
-        )
+        self.events = events or EventRegistry()
+        self.feedback: FeedbackBus | None = None
+        if self.settings.feedback.enabled:
+            self.feedback = feedback or feedback_bus(self.settings.feedback.url, clock=self.clock)
         self.pressure: Pressure | None = None
-        self.beside: list[Callable[[], AbstractAsyncContextManager[None]]] = []
-        """What else runs while the data path does; entered when it is open, left before it closes."""
+        self._engine_settings = engine
+        self.lifecycle = LifecycleManager(again=self._again)
+        """What starts and stops, in order: the data path's parts, then what the doors add before the start."""
+        self.lifecycle.add("engine", self._engine_open, stop_s=self.settings.drain_sec + _ENGINE_STOP_S)
+        self.lifecycle.add("state", self._state_open)
+        self.lifecycle.add("intake", self._taking_in)
+        if self.feedback is not None:
+            self.lifecycle.add("feedback", partial(self._feeding_back, self.feedback))
+        self.lifecycle.add("watchers", self._watching)
 
     @property
     def provider(self) -> str:
@@ -115,59 +137,46 @@ class Service:
 
     async def _run(self) -> None:
         try:
-            await self._run_parts()
+            async with self.lifecycle:
+                self.phase, self.problem = "running", ""
+                self.running_now.set()
+                await self._over.wait()
+                self.phase = "stopping"
+            self.phase = "stopped"
+        except Exception as exc:  # noqa: BLE001  the supervisor of all that runs
+            self._ended_by(exc)
         finally:
             self.ended.set()
 
-    async def _run_parts(self) -> None:
-        async with AsyncExitStack() as stack:
-            if not await self._started(stack):
-                return
-            if self.feedback is not None:
-                await stack.enter_async_context(self._feeding_back(self.feedback))
-            for other in self.beside:
-                await stack.enter_async_context(other())
-            self.phase, self.problem = "running", ""
-            self.running_now.set()
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._watch_symbols(), name="symbol-board"),
-                    group.create_task(self._run_jobs(), name="replay-jobs"),
-                ]
-                await self._over.wait()
-                self.phase = "stopping"
-                for task in tasks:
-                    task.cancel()
+    def _ended_by(self, exc: Exception) -> None:
+        if self._over.is_set() and not self.running_now.is_set():
+            # Asked to stop while it was waiting to start: that is no failure.
+            self.phase = "stopped"
+            return
+        while isinstance(exc, ExceptionGroup):
+            exc = exc.exceptions[0]  # what the tasks of one part said before the others were ended
+        self.phase, self.problem = "failed", str(exc) or type(exc).__name__
+        if isinstance(exc, MarketDataError):
+            LOG.error("the service cannot %s: %s", "go on" if self.running_now.is_set() else "start", exc)
+        else:
+            LOG.error("the service has failed", exc_info=exc)
+        self.failed.set()
 
-    async def _started(self, stack: AsyncExitStack) -> bool:
-        delay_s = 0.5
-        while True:
-            try:
-                async with AsyncExitStack() as attempt:
-                    await self._start(attempt)
-                    stack.push_async_exit(attempt.pop_all())
-            except (MarketDataError, OSError) as exc:
-                self.problem = str(exc)
-                if isinstance(exc, MarketDataError) and not exc.retryable:
-                    self.phase = "failed"
-                    LOG.error("the service cannot start: %s", exc)
-                    self.failed.set()
-                    return False
-                LOG.warning("the service cannot start yet, tried again: %s", exc)
-            else:
-                return True
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), delay_s)
-                return False
-            delay_s = min(delay_s * 2, 10.0)
+    async def _again(self, part: str, exc: Exception) -> bool:
+        self.problem = str(exc)
+        delay_s = self._retry_s = min(self._retry_s * 2, 10.0)
+        LOG.warning("%s cannot start yet, tried again in %g s: %s", part, delay_s, exc)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), delay_s)
+        return not self._over.is_set()
 
-    async def _start(self, stack: AsyncExitStack) -> None:
-        data_dir = self.settings.data_path
-        await asyncio.to_thread(disk.make_dirs, data_dir)
-        sources = {entry.name: make_source(entry) for entry in self.config.enabled}
+    @asynccontextmanager
+    async def _engine_open(self) -> AsyncIterator[None]:
+        await asyncio.to_thread(disk.make_dirs, self.settings.data_path)
+        self._made = {entry.name: make_source(entry) for entry in self.config.enabled}
         begun, self._consumers = self._consumers, None
         engine = Engine(
-            engine_settings(self.settings, self.config),
+            self._engine_settings or engine_settings(self.settings, self.config),
             clock=self.clock,
             gap=self._gap,
             marker=self._marker,
@@ -176,21 +185,56 @@ class Service:
         )
         await asyncio.to_thread(engine.open)
         self.engine = engine
-        stack.push_async_callback(self._close_engine)
-        self.state = State(data_dir / STATE_FILE)
-        stack.callback(self.state.close)
-        self.jobs = ReplayJobs(self.state, engine, owner=f"{self.settings.node_id}:{id(self)}", clock=self.clock)
+        try:
+            yield
+        finally:
+            late = await asyncio.to_thread(engine.close, self.settings.drain_sec)
+            if late:
+                LOG.warning("not everything was stored in time by %s; it is in the log", ", ".join(late))
+
+    @asynccontextmanager
+    async def _state_open(self) -> AsyncIterator[None]:
+        # After the engine, whose lock says that no other service runs here.
+        self.state = state = await asyncio.to_thread(State, self.settings.data_path / STATE_FILE)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(state.close)
+
+    @asynccontextmanager
+    async def _taking_in(self) -> AsyncIterator[None]:
+        engine, state = self._opened()
+        self.jobs = ReplayJobs(state, engine, owner=f"{self.settings.node_id}:{id(self)}", clock=self.clock)
         self._note_restart(engine)
-        engine.log.control("session", {"node": self.settings.node_id, "providers": sorted(sources)})
+        engine.log.control("session", {"node": self.settings.node_id, "providers": sorted(self._made)})
         engine.record_configuration(self.config.graph.version)
-        paused = await asyncio.to_thread(self.state.get_flag, _PAUSED)
+        paused = await asyncio.to_thread(state.get_flag, _PAUSED)
         if paused is not None:
             # A restart is no reason to go on: somebody said stop, and has not said anything else.
             self.paused_since = float(paused["ts"])
             await asyncio.to_thread(engine.capture.pause)
-        for source in sources.values():
+            # The gaps that the pause began in a process before this one end with it.
+            for gap in await asyncio.to_thread(state.list_gaps, states=[GapState.OPEN], limit=1000):
+                if gap.cause == _PAUSED:
+                    self._open_gaps[gap.vendor, gap.cause] = gap.id
+        await asyncio.to_thread(record, self.settings.data_path, self.config.blueprint())
+        # Last, because what comes before may have to be tried again.
+        for source in self._made.values():
             self._add(engine, source)
-        await asyncio.to_thread(record, data_dir, self.config.blueprint())
+        yield
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._watch_symbols(), name="symbol-board"),
+                group.create_task(self._run_jobs(), name="replay-jobs"),
+            ]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
 
     def _add(self, engine: Engine, source: BatchSource) -> None:
         self.symbols[source.name] = len(getattr(source, "symbols", ()))
@@ -241,9 +285,23 @@ class Service:
         return "Orchestrator resumed"
 
     def _parts(self) -> tuple[Engine, State]:
-        if self.engine is None or self.state is None or self.phase != "running":
+        if self.phase != "running":
             raise TemporaryUnavailable(f"the service is {self.phase}: nothing can be changed now")
+        return self._opened()
+
+    def _opened(self) -> tuple[Engine, State]:
+        if self.engine is None or self.state is None:
+            raise TemporaryUnavailable(f"the service is {self.phase}: its parts are not there yet")
         return self.engine, self.state
+
+    async def planned(self) -> Plan:
+        """Return what `reload` would change now; changes nothing.
+
+        Raises:
+            ConfigurationError: The configuration is wrong, so a reload would be refused.
+        """
+        config = await asyncio.to_thread(load_platform, settings=self._asked)
+        return plan(self.config.blueprint(), config.blueprint())
 
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again and run what it says, without losing an event; or change nothing at all.
@@ -302,10 +360,7 @@ class Service:
 
     @asynccontextmanager
     async def _feeding_back(self, bus: FeedbackBus) -> AsyncIterator[None]:
-        engine = self.engine
-        if engine is None:
-            yield
-            return
+        engine, _ = self._opened()
 
         def slow(scale: float) -> None:
             engine.capture.pressure = scale
@@ -318,26 +373,20 @@ class Service:
             node=self.settings.node_id,
             clock=self.clock,
         )
-        self.pressure = Pressure(bus, clock=self.clock, apply=slow)
+        self.pressure = Pressure(clock=self.clock, apply=slow)
+        unregister = self.events.register(FeedbackEvent, self.pressure.handle, name="rates")
         async with bus, asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(reporter.run(), name="feedback-report"),
-                group.create_task(self.pressure.listen(), name="feedback-listen"),
+                group.create_task(dispatch_all(bus, self.events), name="feedback-listen"),
                 group.create_task(self.pressure.expire(), name="feedback-expire"),
             ]
             try:
                 yield
             finally:
+                unregister()
                 for task in tasks:
                     task.cancel()
-
-    async def _close_engine(self) -> None:
-        if self.engine is None:
-            return
-        late = await asyncio.to_thread(self.engine.close, self.settings.drain_sec)
-        if late:
-            LOG.warning("not everything was stored in time by %s; it is in the log", ", ".join(late))
-        self.phase = "stopped"
 
     def _note_restart(self, engine: Engine) -> None:
         # What a live provider sent while nobody listened is missing, and that is worth a row of its own.

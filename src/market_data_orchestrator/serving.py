@@ -15,7 +15,7 @@ import uvicorn
 from market_data_core.errors import ConfigurationError
 from market_data_orchestrator.app import create_app
 from market_data_orchestrator.config import PlatformConfig
-from market_data_orchestrator.service import Service
+from market_data_orchestrator.container import ServiceContainer
 from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_pipeline.worker import WorkerConsumers
 
@@ -55,8 +55,8 @@ async def serve(
     """
     listener = _listen(settings.health_host, settings.health_port)
     host, port = listener.getsockname()[:2]
-    service = Service(settings, config=config, consumers=consumers)
-    app = create_app(service)
+    parts = ServiceContainer(settings, config=config, consumers=consumers)
+    service, app = parts.service, create_app(parts)
     server = _Server(
         uvicorn.Config(
             app,
@@ -64,6 +64,8 @@ async def serve(
             access_log=False,
             ws="websockets-sansio",
             ws_ping_interval=20.0,
+            # It would compress every message again for every client.
+            ws_per_message_deflate=False,
             timeout_graceful_shutdown=_CLOSE_S,
             server_header=False,
             date_header=False,
@@ -77,7 +79,7 @@ async def serve(
     async def stop() -> None:
         service.stop()
         await service.ended.wait()
-        await app.state.feed.end()
+        await parts.feed.end()
         server.should_exit = True
 
     def on_signal() -> None:
@@ -95,8 +97,8 @@ async def serve(
 
     async def tell_first_link() -> None:
         await service.running_now.wait()
-        if first_link is not None and app.state.keys.first is not None:
-            first_link(app.state.signing_in.first_link(f"{scheme}://{host}:{port}"))
+        if first_link is not None and parts.keys.first is not None:
+            first_link(parts.signing_in.first_link(f"{scheme}://{host}:{port}"))
 
     telling = asyncio.create_task(tell_first_link(), name="first-link")
     stopping_early = asyncio.create_task(end_if_failed(), name="end-if-failed")

@@ -11,6 +11,13 @@ from pydantic import ValidationError as PydanticValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from market_data_core.errors import ConfigurationError
+from market_data_orchestrator.models.groups import (
+    FeedbackSettings,
+    InfrastructureSettings,
+    ProviderSettings,
+    RuntimeSettings,
+    SecuritySettings,
+)
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([SMHD]?)", re.IGNORECASE)
@@ -91,6 +98,12 @@ class OrchestratorSettings(BaseSettings):
         default_factory=list, description="Other orchestrators: name=url or URLs, comma-separated."
     )
     federation_token: SecretStr = Field(SecretStr(""), description="Service token towards peers.")
+    federation_directory: str = Field(
+        "static",
+        pattern=r"^(static|rediss?://.+)$",
+        description="How peers are known to be well: static asks each one's /health; redis://host:port/db reads the "
+        "heartbeats that all nodes of the cluster leave there, and leaves ours. Only configured peers are ever called.",
+    )
     cluster_id: str = Field("default", min_length=1, description="Name of the cluster.")
     region: str = Field("local", min_length=1, description="Name of the region.")
     node_id: str = Field("orchestrator-local", min_length=1, description="Name of this node.")
@@ -130,6 +143,31 @@ class OrchestratorSettings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @property
+    def runtime(self) -> RuntimeSettings:
+        """How pipelines are run."""
+        return RuntimeSettings.model_validate(self)
+
+    @property
+    def feedback(self) -> FeedbackSettings:
+        """Who is told how far the store is behind."""
+        return FeedbackSettings.model_validate(self)
+
+    @property
+    def security(self) -> SecuritySettings:
+        """Who may come in, how often, and what is recorded of it."""
+        return SecuritySettings.model_validate(self)
+
+    @property
+    def provider_group(self) -> ProviderSettings:
+        """Where market data comes from; `provider` alone is its name."""
+        return ProviderSettings.model_validate(self)
+
+    @property
+    def infrastructure(self) -> InfrastructureSettings:
+        """Where things are kept and served, and who else there is."""
+        return InfrastructureSettings.model_validate(self)
 
     @property
     def data_path(self) -> Path:

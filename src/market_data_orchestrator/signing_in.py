@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Counter
 
+from market_data_core.clock import Clock
 from market_data_core.telemetry import ControlAction
 from market_data_core.web.auth import (
     LOGIN_LINK_S,
@@ -16,6 +17,7 @@ from market_data_core.web.auth import (
     Role,
     SessionCookies,
     Sessions,
+    SessionStore,
     WsTickets,
     dual_auth,
     login_link,
@@ -23,8 +25,8 @@ from market_data_core.web.auth import (
     session_router,
 )
 from market_data_core.web.ratelimit import RateLimits, Rule, control_rules, guess_limited
-from market_data_orchestrator.doors import Keys
-from market_data_orchestrator.service import Service
+from market_data_orchestrator.models.groups import SecuritySettings
+from market_data_pipeline.runners import LIMITED_ACTIONS
 
 _LOGINS_PER_MINUTE = 10
 
@@ -33,16 +35,26 @@ class SigningIn:
     """Who may come in, by the settings.
 
     Args:
-        service: Whose doors.
-        keys: Its keys.
-        registry: Where limits are counted.
+        settings: How.
+        keys: Who holds a key.
+        limits: Count wrong keys and tokens.
+        sessions: Where logins of browsers are kept; in memory, and gone with the process, if None.
+        clock: Says when sessions, links and tickets are over.
     """
 
-    def __init__(self, service: Service, keys: Keys, registry: CollectorRegistry) -> None:
-        settings = service.settings
+    def __init__(
+        self,
+        settings: SecuritySettings,
+        keys: Authenticator,
+        *,
+        limits: RateLimits,
+        sessions: SessionStore | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         # Not loaded where no issuer is asked.
         from market_data_core.web import auth  # noqa: PLC0415
 
+        self.limits = limits
         self._public_url = settings.public_url
         tokens = (
             auth.OidcTokens(
@@ -50,8 +62,8 @@ class SigningIn:
                 audience=settings.oidc_audience,
                 jwks_url=settings.jwks_url,
                 role_claim=settings.jwt_role_claim,
-                cache_ttl_s=settings.jwt_cache_ttl,
-                clock=service.clock,
+                cache_ttl_s=settings.jwt_cache_ttl_s,
+                clock=clock,
             )
             if settings.jwt_enabled
             else None
@@ -66,16 +78,14 @@ class SigningIn:
             if tokens is not None and settings.oidc_client_id
             else None
         )
-        self._sessions = Sessions(
-            MemorySessions(), secure=settings.public_url.startswith("https://"), clock=service.clock
-        )
-        self._links: OneTime[Principal] = OneTime(LOGIN_LINK_S, clock=service.clock)
-        self._tickets: OneTime[Principal] = OneTime(WS_TICKET_S, clock=service.clock)
+        secure = settings.public_url.startswith("https://")
+        self._sessions = Sessions(sessions or MemorySessions(), secure=secure, clock=clock)
+        self._links: OneTime[Principal] = OneTime(LOGIN_LINK_S, clock=clock)
+        self._tickets: OneTime[Principal] = OneTime(WS_TICKET_S, clock=clock)
         cookies = SessionCookies(self._sessions, allowed_origins=tuple(settings.cors_origins))
         self.ways: list[Authenticator] = dual_auth(
             [keys], tokens=tokens, dual=settings.dual_auth, sessions=[cookies, WsTickets(self._tickets)]
         )
-        self.limits = _limits(service, registry)
 
     def router(self, failures: Counter) -> APIRouter:
         """Return the routes ``/auth/*``."""
@@ -101,8 +111,14 @@ class SigningIn:
         )
 
 
-def _limits(service: Service, registry: CollectorRegistry) -> RateLimits:
-    settings = service.settings
+def rate_limits(settings: SecuritySettings, registry: CollectorRegistry, *, clock: Clock | None = None) -> RateLimits:
+    """Return the limits by the settings: on control, on ingestion control, and on wrong keys and tokens.
+
+    Args:
+        settings: Whether, how often, and where it is counted.
+        registry: Where decisions are counted.
+        clock: Says when Redis is tried again.
+    """
     hits = Counter(
         "orchestrator_rate_limit_hits",
         "Requests that a limit was asked about.",
@@ -116,7 +132,7 @@ def _limits(service: Service, registry: CollectorRegistry) -> RateLimits:
     )
     rules = []
     if settings.rate_limit_enabled:
-        actions = [str(action) for action in ControlAction]
+        actions = [*(str(action) for action in ControlAction), *LIMITED_ACTIONS]
         rules = [
             *control_rules(actions, max_per_minute=settings.rate_limit_max_per_minute),
             Rule(action="login", max_hits=_LOGINS_PER_MINUTE),
@@ -129,5 +145,5 @@ def _limits(service: Service, registry: CollectorRegistry) -> RateLimits:
         rules,
         on_hit=lambda action, result: hits.labels(action=action, result=result).inc(),
         on_degraded=degraded.inc,
-        clock=service.clock,
+        clock=clock,
     )

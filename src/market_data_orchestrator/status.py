@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from market_data_core import __version__
-from market_data_core.telemetry import HealthComponent, HealthState, HealthStatus, Probe
+from market_data_core.telemetry import BackpressureLevel, HealthComponent, HealthState, HealthStatus, Probe
 from market_data_orchestrator.service import Service
 from market_data_pipeline.consumers import Ledger
 
@@ -91,7 +91,8 @@ class StatusAggregator:
                 "problem": service.problem,
             },
             "feedback": service.feedback.state if service.feedback is not None else "disabled",
-            "feedback_events": dict(service.pressure.events) if service.pressure is not None else {},
+            "feedback_events": {str(level): service.events.counts[str(level)] for level in BackpressureLevel},
+            "event_handler_errors": dict(service.events.errors),
             "version": __version__,
             "node": settings.node_id,
             "region": settings.region,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from market_data_core.schemas import KIND_FIELDS, TABLE_FIELDS, Flag, Kind
+from market_data_core.schemas import STORED_SCHEMAS, Flag
 from market_data_orchestrator.settings import OrchestratorSettings, load_settings
 from market_data_store.lake.declarations import TABLES
 
@@ -61,7 +61,8 @@ def pages(reference):
 
 def test_the_pages_in_the_repository_are_what_the_code_says(reference, pages):
     """Nobody has changed the code and forgotten `make reference`, and there are no pages of things that are gone."""
-    kept = {path.name: path.read_text("utf-8") for path in reference.FOLDER.glob("*.md")}
+    # What is said of the interface published before is written by hand, and held to the code by a test of its own.
+    kept = {p.name: p.read_text("utf-8") for p in reference.FOLDER.glob("*.md") if p.name != "compatibility.md"}
     assert sorted(kept) == sorted(pages)
     for name, text in pages.items():
         assert kept[name] == text, f"docs/reference/{name} is not what the code says: run `make reference`"
@@ -131,6 +132,8 @@ def test_metric_names_follow_the_conventions(reference):
         "orchestrator_auth_failures_total",
         "provider_connection_status",
         "pipeline_events_total",
+        "feedback_events_total",
+        "orchestrator_control_actions_total",
         "ingest_active",
         "ingest_starts_total",
         "ingest_stops_total",
@@ -153,7 +156,7 @@ def test_metric_names_follow_the_conventions(reference):
 
 def test_every_column_and_flag_has_a_meaning(reference):
     """Each column of each table and each flag is explained, and nothing is that is not there."""
-    columns = {f.name for f in TABLE_FIELDS} | {f.name for name in TABLES for f in KIND_FIELDS[Kind(name)]}
+    columns = {f.name for name in TABLES for f in STORED_SCHEMAS[name]}
     assert set(reference.MEANINGS) == columns
     assert set(reference.FLAG_MEANINGS) == {f.name for f in Flag}
 

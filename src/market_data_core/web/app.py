@@ -95,7 +95,7 @@ def create_service_app(
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", REQUEST_ID_HEADER],
-            expose_headers=[REQUEST_ID_HEADER, "Retry-After", "Deprecation"],
+            expose_headers=[REQUEST_ID_HEADER, "Retry-After", "Deprecation", "Link", "X-Truncated"],
         )
     app.add_middleware(SecurityHeadersMiddleware, csp=csp)
     app.add_middleware(MetricsMiddleware, metrics=http_metrics or HttpMetrics(registry))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from prometheus_client import Counter
 
 from market_data_core.web.auth import Authenticator, Role, guarded_route
+from market_data_core.web.ratelimit import RateLimits, guess_limited
 from market_data_orchestrator.audit.logger import AuditLogger
 from market_data_orchestrator.audit.reading import MAX_PAGE
 from market_data_orchestrator.audit.trail import audited, audited_gate
@@ -16,18 +17,23 @@ from market_data_orchestrator.audit.trail import audited, audited_gate
 _MAX_SEQ = (1 << 63) - 1
 
 
-def audit_router(logger: AuditLogger, *keys: Authenticator, failures: Counter | None = None) -> list[APIRouter]:
+def audit_router(
+    logger: AuditLogger, *keys: Authenticator, failures: Counter | None = None, limits: RateLimits | None = None
+) -> list[APIRouter]:
     """Return the routes that show the audit trail: its events, for viewers, and the verdict on it, for admins.
 
     Args:
         logger: The trail.
         keys: How callers are told.
         failures: Counts who was not let in.
+        limits: Hold off who guesses keys.
     """
 
     def behind(role: Role) -> APIRouter:
         gate = audited_gate(logger, role, authenticators=keys, failures=failures)
-        return APIRouter(route_class=guarded_route(gate), tags=["audit"])
+        return APIRouter(
+            route_class=guarded_route(gate if limits is None else guess_limited(gate, limits)), tags=["audit"]
+        )
 
     admin, viewer = behind(Role.ADMIN), behind(Role.VIEWER)
     # One at a time: a verdict reads every file there is.

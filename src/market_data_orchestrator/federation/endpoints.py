@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from market_data_core.federation import ClusterTopology
 from market_data_core.protocols import FederationDirectory
 from market_data_core.web.auth import Authenticator, Principal, Role, guarded_route, require
+from market_data_core.web.ratelimit import RateLimits, guess_limited
 from market_data_orchestrator.federation.identity import received_from
 from market_data_orchestrator.federation.service import Federation
 
@@ -52,6 +53,7 @@ def federation_routers(
     authenticators: Sequence[Authenticator],
     *,
     failures: Counter,
+    limits: RateLimits | None = None,
 ) -> list[APIRouter]:
     """Return the routes ``/federation/*``: who is there, for viewers; requests to peers, for admins.
 
@@ -60,10 +62,12 @@ def federation_routers(
         directory: Says who is there.
         authenticators: Tell who calls.
         failures: Counts who was not let in.
+        limits: How often wrong keys may be tried; None for as often as anybody likes.
     """
 
     def behind(role: Role) -> APIRouter:
         gate = require(role, authenticators=authenticators, failures=failures)
+        gate = gate if limits is None else guess_limited(gate, limits)
         return APIRouter(prefix="/federation", route_class=guarded_route(gate), tags=["federation"])
 
     admin, viewer = behind(Role.ADMIN), behind(Role.VIEWER)

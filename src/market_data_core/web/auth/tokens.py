@@ -104,19 +104,18 @@ class OidcTokens:
         key_type = KEY_TYPES.get(algorithm) if isinstance(algorithm, str) else None
         if key_type is None:
             raise AuthenticationFailed("the token is signed with an algorithm that is not accepted")
-        if kid is not None and not isinstance(kid, str):
+        # An extension that must be understood: we understand none (RFC 7515, section 4.1.11).
+        if "crit" in header or (kid is not None and not isinstance(kid, str)):
             raise AuthenticationFailed("the token is malformed")
         key = await self.issuer.key(kid, key_type)
         try:
             holds = key.alg in (None, algorithm) and jws.validate_compact(unchecked, key, registry=_REGISTRY)
-            claims = json.loads(unchecked.payload or b"") if holds else None
         except (JoseError, ValueError, TypeError, KeyError, RecursionError):
             # Not chained: a library's message may quote what it could not read.
             raise AuthenticationFailed("the token's signature does not hold") from None
         if not holds:
             raise AuthenticationFailed("the token's signature does not hold")
-        if not isinstance(claims, dict):
-            raise AuthenticationFailed("the token is malformed")
+        claims = _claims(unchecked.payload or b"")
         self._check(claims, audience or self._audience)
         return claims
 
@@ -188,6 +187,24 @@ def _offered_token(connection: HTTPConnection) -> str | None:
     token = values[0][len("bearer ") :].strip()
     # An API key may come as bearer too; it has not this shape.
     return token if _SHAPE.fullmatch(token) else None
+
+
+def _claims(payload: bytes) -> dict[str, Any]:
+    try:
+        claims = json.loads(payload, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        raise AuthenticationFailed("the token is malformed") from None
+    if not isinstance(claims, dict):
+        raise AuthenticationFailed("the token is malformed")
+    return claims
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of a claim that is there twice, another reader of the same token may take the other one (RFC 7519, section 4).
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a claim is there twice")
+    return found
 
 
 def _time_s(claims: Mapping[str, Any], name: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -146,6 +147,7 @@ class RateLimits:
             self._away = True
             if self._on_degraded is not None:
                 self._on_degraded()
+            await self._shared.forget()
             return None
         if self._away:
             LOG.info("rate limits: Redis at %s answers again", self._shared.place)
@@ -158,6 +160,7 @@ class _Shared:
     limiter: MovingWindowRateLimiter
     place: str
     errors: tuple[type[Exception], ...]
+    forget: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
 
 
@@ -193,7 +196,15 @@ def _shared(url: str, timeout_s: float) -> _Shared:
     options: dict[str, Any] = {"connection_pool": pool}
     storage = RedisStorage(f"async+{parts.scheme}://{place}", implementation="redispy", **options)
     failures = (RedisError, OSError, TimeoutError)
-    return _Shared(limiter=MovingWindowRateLimiter(storage), place=place, errors=failures, close=pool.aclose)
+
+    async def forget() -> None:
+        # Connections of before an outage are dead, and each would count as another one when its turn came. That a dead
+        # one does not close as it should is no more news.
+        with contextlib.suppress(*failures):
+            await pool.disconnect(inuse_connections=False)
+
+    limiter = MovingWindowRateLimiter(storage)
+    return _Shared(limiter=limiter, place=place, errors=failures, forget=forget, close=pool.aclose)
 
 
 async def _count(

@@ -1,0 +1,1 @@
+"""Live quotes, trades, bars and depth of many symbols on one WebSocket."""

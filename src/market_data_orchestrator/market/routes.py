@@ -1,0 +1,58 @@
+"""Where the market socket is found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter
+from starlette.routing import WebSocketRoute
+
+from market_data_core.web.auth import Authenticator, Role
+from market_data_core.web.ratelimit import RateLimits, guess_limited
+from market_data_orchestrator.audit.logger import AuditLogger
+from market_data_orchestrator.audit.trail import audited_gate
+from market_data_orchestrator.market.feed import MarketFeed
+from market_data_orchestrator.market.socket import MarketSocket
+from market_data_orchestrator.service import Service
+from market_data_orchestrator.status import StatusAggregator
+
+PATH = "/ws/market"
+
+
+def market_route(
+    feed: MarketFeed,
+    service: Service,
+    status: StatusAggregator,
+    callers: Sequence[Authenticator],
+    *,
+    audit: AuditLogger,
+    limits: RateLimits,
+    failures: Counter,
+) -> WebSocketRoute:
+    """Return ``/ws/market``.
+
+    Args:
+        feed: What clients get; run by whoever made it.
+        service: Has the settings and the clock.
+        status: Counts clients.
+        callers: The ways in, tried in order.
+        audit: Where refusals are recorded.
+        limits: How often wrong keys may be tried.
+        failures: Counts who was not let in.
+    """
+    gate = audited_gate(audit, Role.VIEWER, authenticators=callers, failures=failures, action="ws.market")
+
+    def count(change: int) -> None:
+        status.ws_clients += change
+
+    settings = service.settings
+    socket = MarketSocket(
+        feed,
+        guess_limited(gate, limits),
+        callers,
+        count=count,
+        clock=service.clock,
+        allowed_origins=settings.cors_origins,
+        public_url=settings.public_url,
+    )
+    return WebSocketRoute(PATH, socket.serve, name="ws-market")

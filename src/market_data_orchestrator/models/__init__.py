@@ -1,0 +1,1 @@
+"""Values of the orchestrator under the names their users know."""
