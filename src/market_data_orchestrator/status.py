@@ -33,6 +33,7 @@ class StatusAggregator:
         self._fresh_s = fresh_s
         self._stale_s = stale_s
         self._made_at = float("-inf")
+        self._made_in: tuple[str, bool] = ("", False)
         self._status: dict[str, Any] = {}
         self._health = HealthStatus(service=SERVICE, state="degraded", version=__version__, ts=time.time())
         self._rates: dict[str, tuple[float, int, float]] = {}
@@ -63,9 +64,11 @@ class StatusAggregator:
 
     def _refresh(self) -> None:
         now = time.monotonic()
-        if now - self._made_at < self._fresh_s:
+        # What an action has just changed is seen at once by whoever asked for it.
+        state = (self._service.phase, self._service.paused)
+        if now - self._made_at < self._fresh_s and state == self._made_in:
             return
-        self._made_at = now
+        self._made_at, self._made_in = now, state
         engine = self._service.engine
         parts = engine.status() if engine is not None and hasattr(engine, "capture") else {}
         consumers = [self._consumer(n, c, parts) for n, c in parts.get("consumers", {}).items()]

@@ -19,6 +19,7 @@ CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 DEADLINE_S = 15.0
 _NUMBERS = itertools.count()
+expect.set_options(timeout=DEADLINE_S * 1000)
 
 pytestmark = [
     pytest.mark.browser,
