@@ -30,6 +30,7 @@ from market_data_pipeline.dag import parse_graph
 from market_data_pipeline.operators import Bars, Validate
 from market_data_pipeline.operators.filter import Filter
 from market_data_pipeline.operators.spread import Spread
+from market_data_pipeline.writing import DeadLetters
 
 ROW = "dag"
 CHAIN = "the same operators as chains written by hand"
@@ -166,6 +167,7 @@ def _surroundings(
         stopping=lambda done: done >= end,
         ends_at=lambda _: False,
         publish=publish,
+        letters=DeadLetters(folder / "dead_letters"),
     )
 
 

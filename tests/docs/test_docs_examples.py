@@ -47,11 +47,13 @@ def shell(service):
     """Runs a block of shell as it stands; gives what it printed."""
     bin_dir = service.data_dir.parent / "bin"
     bin_dir.mkdir(exist_ok=True)
-    mdo = bin_dir / "mdo"
-    mdo.write_text(f"#!{sys.executable}\nfrom market_data_orchestrator.cli import main\nmain()\n")
-    mdo.chmod(0o755)
+    for name, package in (("mdo", "market_data_orchestrator"), ("mds", "mds_client")):
+        command = bin_dir / name
+        command.write_text(f"#!{sys.executable}\nfrom {package}.cli import main\nmain()\n")
+        command.chmod(0o755)
     key = (service.data_dir / "first-key").read_text().strip()
     said = {"PATH": f"{bin_dir}:{os.environ['PATH']}", "BASE": service.url, "ORCH_URL": service.url, "API_KEY": key}
+    said |= {"MDS_DSN": str(service.data_dir / "lake"), "MDS_TENANT_ID": "default"}
 
     def run(text: str) -> str:
         done = subprocess.run(
@@ -101,8 +103,8 @@ def test_ingestion_answers_as_the_page_says(shell):
 
 
 def test_no_command_of_the_readme_escapes():
-    """Whatever calls mdo or curl, or is Python, is in a block that is run; others hold make and pictures."""
+    """Whatever calls mdo, mds or curl, or is Python, is in a block that is run; others hold make and pictures."""
     for block in blocks(ROOT / "README.md"):
         assert block.language in LANGUAGES
         if block.language == "":
-            assert not re.search(r"^(mdo|curl|import|from) ", block.text, re.MULTILINE), block.name
+            assert not re.search(r"^(mdo|mds|curl|import|from) ", block.text, re.MULTILINE), block.name
