@@ -15,6 +15,11 @@ _SERVER: Final = re.compile(r"postgres(ql)?://", re.IGNORECASE)
 _KEYWORDS: Final = re.compile(r"(^|\s)(host|hostaddr|port|dbname|user|password|service)\s*=")
 
 
+def is_server(dsn: str) -> bool:
+    """Return whether an address names a PostgreSQL server rather than a folder."""
+    return _SERVER.match(dsn) is not None
+
+
 def open_backend(
     dsn: str,
     tenant: str,
@@ -37,7 +42,7 @@ def open_backend(
     Raises:
         ConfigurationError: The address names no store that there is, or the tenant's name is not one.
     """
-    if _SERVER.match(dsn):
+    if is_server(dsn):
         from market_data_store.postgres import PostgresStore  # noqa: PLC0415  the driver is for those who have a server
 
         return PostgresStore(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib import resources
@@ -16,6 +17,7 @@ from market_data_core.errors import MarketDataError, TemporaryUnavailable, Valid
 from market_data_store.backend import OutboxJob
 
 _BUSY_TIMEOUT_S: Final = 5.0
+_PAUSE_S: Final = 0.005
 _NAMED: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _LAST_NS: Final = 2**63 - 1
@@ -46,7 +48,8 @@ class Outbox:
         """Ask for work; see `market_data_store.backend.Backend.enqueue`. Durable when it returns.
 
         Raises:
-            ValidationError: The key was used for another type or payload, or the payload is not JSON values.
+            ValidationError: The key was used for another type or payload, the payload is not JSON values, or a text or
+                number is none that can be stored.
             TemporaryUnavailable: The storage is away.
         """
         try:
@@ -54,9 +57,12 @@ class Outbox:
         except (TypeError, ValueError) as exc:
             raise ValidationError(f"the payload of job {idempotency_key!r} is not JSON values: {exc}") from exc
         asked = {"job_type": job_type, "payload": text, "idempotency_key": idempotency_key}
-        with self._transaction() as connection:
-            connection.execute(self._sql["add"], asked | {"priority": priority, "now_ns": now_ns})
-            row = connection.execute(self._sql["find_by_key"], asked).fetchone()
+        try:
+            with self._transaction() as connection:
+                connection.execute(self._sql["add"], asked | {"priority": priority, "now_ns": now_ns})
+                row = connection.execute(self._sql["find_by_key"], asked).fetchone()
+        except (UnicodeEncodeError, OverflowError) as exc:
+            raise ValidationError(f"job {idempotency_key!r} cannot be stored: {exc}") from exc
         if (row["job_type"], row["payload"]) != (job_type, text):
             raise ValidationError(
                 f"idempotency key {idempotency_key!r} was used for job {row['id']} with another type or payload"
@@ -129,7 +135,7 @@ class Outbox:
             connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             with closing(connection):
                 connection.row_factory = sqlite3.Row
-                connection.execute("PRAGMA journal_mode = WAL")
+                _use_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(self._sql["schema"])
                 connection.execute(self._sql["schema_open_jobs"])
@@ -145,6 +151,21 @@ class Outbox:
             raise TemporaryUnavailable(f"{self._path}: {exc}") from exc
         except OSError as exc:
             raise TemporaryUnavailable(f"{self._path}: {exc.strerror}") from exc
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    # The change to it does not wait its turn as statements do: where two make the file at once, one is told at once
+    # that it is locked.
+    deadline_s = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as exc:
+            if (exc.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
 
 
 def _job(row: sqlite3.Row) -> OutboxJob:

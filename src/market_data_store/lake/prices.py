@@ -14,7 +14,7 @@ from market_data_core.schemas import Kind
 from market_data_store.backend import Wanted
 from market_data_store.lake.asking import ask
 from market_data_store.lake.declarations import TABLES
-from market_data_store.lake.reads import TableReader, order_by
+from market_data_store.lake.reads import TableReader, first_of_key, order_by
 from market_data_store.lake.streams import day_rows, days
 
 _SCHEMA: Final = pa.schema(
@@ -86,12 +86,7 @@ def _note(latest: dict[Instrument, tuple[int, int, float]], batch: pa.RecordBatc
         return
     rows = rows.take(pa.array(order_by(rows, _PLACE)))
     last = np.ones(rows.num_rows, np.bool_)
-    last[:-1] = _changes(rows.column("vendor")) | _changes(rows.column("symbol"))
+    last[:-1] = first_of_key(rows, ("vendor", "symbol"))[1:]
     for row in rows.filter(pa.array(last)).to_pylist():
         instrument, told = (row["vendor"], row["symbol"]), (row["ts_event"], row["seq"], row["price"])
         latest[instrument] = max(latest.get(instrument, told), told)
-
-
-def _changes(column: pa.ChunkedArray) -> Any:
-    texts = column.fill_null("")
-    return pc.not_equal(texts.slice(1), texts.slice(0, len(texts) - 1)).to_numpy()

@@ -186,8 +186,14 @@ def scan_batches(
     if files.num_rows == 0:
         return
     with _reading(folder):
+        # On its threads Arrow reads on, up to a gigabyte, while a slow reader is at what came first.
         batches = _dataset(folder, files, pre_buffer=False).to_batches(
-            columns=list(columns), filter=where, batch_size=batch_rows, batch_readahead=2, fragment_readahead=1
+            columns=list(columns),
+            filter=where,
+            batch_size=batch_rows,
+            batch_readahead=2,
+            fragment_readahead=1,
+            use_threads=False,
         )
         yield from (b for b in batches if b.num_rows)
 

@@ -267,9 +267,12 @@ class Lake:
         """Give rows, a few at a time; see `market_data_store.backend.Backend.stream`.
 
         Raises:
-            ConfigurationError: No table or column of that name is declared, or what is compared is not text.
+            ConfigurationError: No table or column of that name is declared, what is compared is not text, or
+                `batch_rows` is below 1.
             TemporaryUnavailable: The storage is away, or the reader took so long that upkeep deleted what it read.
         """
+        if batch_rows < 1:
+            raise ConfigurationError(f"batch_rows is {batch_rows}; at least 1")
         spec = spec_of(table)
         return streams.stream(self._readers[spec.name], ask(spec, wanted, columns), batch_rows=batch_rows)
 

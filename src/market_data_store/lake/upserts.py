@@ -141,7 +141,7 @@ class _Turn:
                 f for f in _each(files) if _any(scan_batches(self._folder, f, where, spec.key, batch_rows=65_536))
             ]
             files = pa.concat_tables([files.slice(0, 0), *having])
-        columns = [*spec.key, *VERSION_ORDER, *versions.values_of(spec.rows_schema, spec.key)]
+        columns = [*spec.key, *VERSION_ORDER, "ts_recv", *versions.values_of(spec.rows_schema, spec.key)]
         return scan_files(self._folder, files, where, columns)
 
     def _write(self, added: pa.Table, version: int) -> None:

@@ -46,7 +46,7 @@ def plan(stored: pa.Table, given: pa.Table, key: Sequence[str], *, now_ns: int) 
 
     Args:
         stored: Every stored version of the given keys; other rows do no harm. At least the columns of the key, its
-            values and `VERSION_ORDER`.
+            values, `VERSION_ORDER` and ``ts_recv``.
         given: As `Backend.upsert` takes them, nothing null in the key.
         key: What makes two rows versions of the same thing.
         now_ns: When what is given became known, where it does not say, UTC nanoseconds.
@@ -85,7 +85,7 @@ class _Pool:
         self.offset = stored.num_rows
         self._given = given
         self._restored = restored
-        names = [*key, *VERSION_ORDER, *values_of(given.schema, key)]
+        names = [*key, *VERSION_ORDER, "ts_recv", *values_of(given.schema, key)]
         rows = pa.concat_tables([stored.select(names), given.select(names)])
         order = order_by(rows, key)
         self._group = np.empty(len(order), np.int64)
@@ -93,6 +93,9 @@ class _Pool:
         self._revision, self._known, self._seq = (
             rows.column(n).cast(pa.int64()).fill_null(0).to_numpy().copy() for n in VERSION_ORDER
         )
+        # One that does not say when it became known did so when it was received.
+        moment = pc.coalesce(rows.column("ts_known"), rows.column("ts_recv"))
+        self._moment = moment.fill_null(0).to_numpy()
         self._values = [_comparable(rows.column(n)) for n in values_of(given.schema, key)]
         self._present = np.arange(len(order)) < self.offset
 
@@ -131,7 +134,7 @@ class _Pool:
         known_key = self._newest(rows)[self._group[rows]] >= 0
         others = np.flatnonzero(self._present & self._of_keys(rows))
         both = np.concatenate([others, rows])
-        identity = [self._group[both], self._revision[both], self._known[both], self._seq[both]]
+        identity = [self._group[both], self._revision[both], self._moment[both], self._seq[both]]
         # Sorted so that what is there already comes before what is not, and that in the order it was given.
         order = np.lexsort([np.arange(len(both)), *reversed(identity)])
         is_new = np.empty(len(both), np.bool_)

@@ -62,6 +62,7 @@ class Reads:
         """
         if batch_rows < 1:
             raise ConfigurationError(f"batch_rows is {batch_rows}; at least 1")
+        _where(spec, wanted)  # what is not declared is said now, not with the first row
         return self._stream(spec, wanted, _schema(spec, columns), batch_rows)
 
     def _stream(self, spec: TableSpec, wanted: Wanted, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:

@@ -436,3 +436,17 @@ CREATE OR REPLACE VIEW mds.data_freshness WITH (security_invoker = true) AS
 
 GRANT SELECT ON mds.bars_versions, mds.fundamentals_versions, mds.news_versions, mds.option_snapshots_versions,
     mds.corporate_actions_versions TO mds_app;
+
+-- As the embedded lake's queries show times; to the microsecond, which is all that a timestamp here holds.
+CREATE FUNCTION mds.to_timestamp_nanos(ts_ns bigint) RETURNS timestamp
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+    RETURN timestamp '1970-01-01' + floor(ts_ns / 1000.0)::bigint * interval '1 microsecond';
+REVOKE ALL ON FUNCTION mds.to_timestamp_nanos(bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mds.to_timestamp_nanos(bigint) TO mds_app;
+
+-- As the embedded lake's queries call it.
+CREATE VIEW mds.bars_revisions WITH (security_invoker = true) AS
+    SELECT * FROM mds.bars
+    UNION ALL
+    SELECT * FROM mds.bars_superseded;
+GRANT SELECT ON mds.bars_revisions TO mds_app;

@@ -127,16 +127,16 @@ ON CONFLICT (tenant_id, {key}) DO NOTHING
 INSERT INTO mds.{table} AS b (tenant_id, {columns})
 SELECT (SELECT mds.current_tenant()), {columns} FROM pg_temp.{staging} WHERE turn = {turn}
 ON CONFLICT (tenant_id, {key}) DO UPDATE SET {changes}
-WHERE (coalesce(excluded.revision, 0), coalesce(excluded.ts_known, 0), excluded.seq)
-    > (coalesce(b.revision, 0), coalesce(b.ts_known, 0), b.seq)
+WHERE (coalesce(excluded.revision, 0), coalesce(excluded.ts_known, excluded.ts_recv), excluded.seq)
+    > (coalesce(b.revision, 0), coalesce(b.ts_known, b.ts_recv), b.seq)
 
 -- name: restore_older
 INSERT INTO mds.{superseded} (tenant_id, {columns})
 SELECT (SELECT mds.current_tenant()), {columns} FROM pg_temp.{staging} s
 WHERE turn = {turn} AND NOT EXISTS (
     SELECT FROM mds.{versions} b
-    WHERE {same_key} AND (coalesce(b.revision, 0), coalesce(b.ts_known, 0), b.seq)
-        = (coalesce(s.revision, 0), coalesce(s.ts_known, 0), s.seq)
+    WHERE {same_key} AND (coalesce(b.revision, 0), coalesce(b.ts_known, b.ts_recv), b.seq)
+        = (coalesce(s.revision, 0), coalesce(s.ts_known, s.ts_recv), s.seq)
 )
 
 -- name: one_moment
