@@ -12,12 +12,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import bars_csv, bars_parquet, dag, footprint, health, lake_bars, live, many, sockets, stored
+from benchmarks import bars_csv, bars_parquet, dag, footprint, health, lake_bars, live, many, sockets, stored, upserts
 from benchmarks.context import Context, default_cache, find_recordings, machine
 from benchmarks.results import Result, show, write
 
 _FAILED = "failed"
-ROWS = {m.ROW: m for m in (bars_parquet, bars_csv, dag, stored, live, many, health, sockets, lake_bars, footprint)}
+ROWS = {
+    m.ROW: m for m in (bars_parquet, bars_csv, dag, stored, upserts, live, many, health, sockets, lake_bars, footprint)
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for tables that are dear to build")
     parser.add_argument("--profile", action="store_true", help="also print where time goes, with py-spy")
     parser.add_argument(
-        "--yardsticks", action="store_true", help="also run NautilusTrader and Bytewax, in their own venv"
+        "--yardsticks", action="store_true", help="also run NautilusTrader, Bytewax and asyncpg, in their own venv"
     )
     given = parser.parse_args(arguments)
     if unknown := [row for row in given.rows if row not in ROWS]:
