@@ -58,8 +58,8 @@ class _Sink:
         return dealt, sum(Place(end, first + n) in self.refused for n in range(dealt)) if self.refused else 0
 
     def had(self, record: Record, offset: int) -> bool:
-        # True where the log was lost since and a source gives again what this table has.
-        return record.end > self.version and offset <= self.covers.get(record.source_id, 0)
+        # True where the log was lost since and a source gives again what this table has. One without an id cannot.
+        return bool(record.source_id) and record.end > self.version and offset <= self.covers.get(record.source_id, 0)
 
     # Returns the rows that the table refused, and why.
     def commit(self, position: int) -> list[tuple[int, str]]:
