@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from market_data_core.errors import RegistryError
+from market_data_ibkr.simulator import SimulatedGateway
 from market_data_pipeline import PipelineSpec, create_pipeline
 from market_data_pipeline.orchestration import (
     CircuitBreaker,
@@ -92,10 +93,24 @@ async def test_providers_by_name():
     assert {"synthetic", "replay"} <= set(registry.discover_entrypoints())
 
 
+async def test_the_brokers_provider():
+    """`registry.load("ibkr")(symbols=[...])`: it streams and gives quotes, here from the simulated gateway."""
+    gateway = SimulatedGateway(interval_s=0.01)
+    await gateway.start()
+    try:
+        provider = SourceRegistry().load("ibkr")(symbols=["AAPL"], port=gateway.port)
+        assert (await provider.get_quote("AAPL")).symbol == "AAPL"
+        async with aclosing(provider.stream()) as events:
+            assert (await anext(events)).symbol == "AAPL"
+        await provider.close()
+    finally:
+        await gateway.close()
+
+
 def test_a_provider_that_is_not_installed():
-    """`registry.load("ibkr")`: that provider is not in this distribution yet, and the error names those that are."""
-    with pytest.raises(RegistryError, match=r"'ibkr'.*captures.*databento.*replay.*synthetic"):
-        SourceRegistry().load("ibkr")
+    """The error names those that are."""
+    with pytest.raises(RegistryError, match=r"'bloomberg'.*captures.*databento.*ibkr.*replay.*synthetic"):
+        SourceRegistry().load("bloomberg")
 
 
 @pytest.mark.parametrize("strategy", ["first", "round_robin", "latency"])
