@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from market_data_core import plugins
+from market_data_core.addresses import is_postgres
 from market_data_core.batch import SourceBatch
 from market_data_core.errors import ConfigurationError, RegistryError
 from market_data_core.protocols import BatchSource, Gap, Mark
@@ -47,6 +48,7 @@ def engine_settings(
     return EngineSettings(
         data_dir=settings.data_path,
         log_folder=log_folder(settings),
+        store=store_of(settings),
         store_root=settings.store_root,
         tenant=settings.tenant_id,
         graph=config.graph.to_json(reveal=True),
@@ -62,6 +64,11 @@ def engine_settings(
         capture=CaptureSettings() if settings.feedback_enabled else _UNHURRIED,
         maintenance_s=settings.maintenance_sec,
     )
+
+
+def store_of(settings: OrchestratorSettings) -> str:
+    """Return the name of the entry point of the store that the settings' address names."""
+    return "postgres" if is_postgres(settings.store_root) else "store"
 
 
 def log_folder(settings: OrchestratorSettings) -> Path:

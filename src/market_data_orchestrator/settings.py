@@ -52,7 +52,9 @@ class OrchestratorSettings(BaseSettings):
         None, description="Where log, lake and state are kept; ./data, or ./data/demo for the synthetic provider."
     )
     log_url: str = Field("", description="The event log; the folder log in DATA_DIR when empty.")
-    store_url: str = Field("", description="The store; the folder lake in DATA_DIR when empty.")
+    store_url: str = Field(
+        "", description="The store, a folder or postgresql://...; the folder lake in DATA_DIR when empty."
+    )
     tenant_id: str = Field(
         "default", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Whose tables are written and read."
     )

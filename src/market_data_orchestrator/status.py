@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from market_data_core import __version__
+from market_data_core.addresses import without_password
 from market_data_core.telemetry import BackpressureLevel, HealthComponent, HealthState, HealthStatus, Probe
 from market_data_orchestrator.service import Service
 from market_data_pipeline.consumers import Ledger
@@ -108,7 +109,7 @@ class StatusAggregator:
             "sources": sources,
             "log": parts.get("log", {}),
             "store": {
-                "url": settings.store_root,
+                "url": without_password(settings.store_root),
                 "tenant": settings.tenant_id,
                 "tables": store.get("tables", {}),
                 "commit_age_s": min((c["commit_age_s"] for c in consumers if c["commits"]), default=None),

@@ -36,7 +36,8 @@ class EngineSettings:
     Attributes:
         data_dir: Where log, snapshots and, unless `store_root` says otherwise, the lake are.
         log_folder: The log; by default the folder ``log`` in `data_dir`.
-        store_root: The store; by default the folder ``lake`` in `data_dir`.
+        store: Name of the store's entry point.
+        store_root: Where the store is; by default the folder ``lake`` in `data_dir`.
         tenant: Whose tables.
         bars: Which bars to make.
         graph: What to run instead, as `GraphSpec.to_json` gives it with its secrets.
@@ -49,6 +50,7 @@ class EngineSettings:
 
     data_dir: Path
     log_folder: Path | None = None
+    store: str = "store"
     store_root: str | None = None
     tenant: str = "default"
     bars: tuple[BarsConfig, ...] = (BarsConfig(),)
@@ -67,6 +69,7 @@ class EngineSettings:
         return ConsumersConfig(
             log_folder=str(self.log_folder or self.data_dir / "log"),
             folder=str(self.data_dir / "consumers"),
+            store=self.store,
             store_root=self.store_root or str(self.data_dir / "lake"),
             tenant=self.tenant,
             bars=self.bars,

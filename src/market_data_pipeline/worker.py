@@ -207,6 +207,10 @@ class Consumers:
     def close(self) -> None:
         """Let another process run these consumers."""
         if self._lock_fd >= 0:
+            # A store with connections has to be let go of; the protocol of stores asks nobody for it.
+            close = getattr(getattr(self, "_store", None), "close", None)
+            if close is not None:
+                close()
             unlock(self._lock_fd)
             self._lock_fd = -1
 

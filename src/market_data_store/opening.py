@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from market_data_core.addresses import is_postgres
 from market_data_core.errors import ConfigurationError
 
 if TYPE_CHECKING:  # columns and servers cost a start what only their users have to pay
     from market_data_store.backend import Backend
 
-_SERVER: Final = re.compile(r"postgres(ql)?://", re.IGNORECASE)
 # Taken for a folder, PostgreSQL's other way to write an address would quietly make one.
 _KEYWORDS: Final = re.compile(r"(^|\s)(host|hostaddr|port|dbname|user|password|service)\s*=")
-
-
-def is_server(dsn: str) -> bool:
-    """Return whether an address names a PostgreSQL server rather than a folder."""
-    return _SERVER.match(dsn) is not None
 
 
 def open_backend(
@@ -42,7 +37,7 @@ def open_backend(
     Raises:
         ConfigurationError: The address names no store that there is, or the tenant's name is not one.
     """
-    if is_server(dsn):
+    if is_postgres(dsn):
         from market_data_store.postgres import PostgresStore  # noqa: PLC0415  the driver is for those who have a server
 
         return PostgresStore(

@@ -312,7 +312,7 @@ def test_doctor_finds_an_empty_directory_fit(said, tmp_path):
         "settings",
         "disk",
         "log",
-        "lake",
+        "store",
         "state",
         "service",
     }

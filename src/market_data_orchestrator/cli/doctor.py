@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+from market_data_core.addresses import is_postgres, without_password
 from market_data_core.errors import MarketDataError
 from market_data_orchestrator.cli.options import AsJson, DataDir, Tenant
 from market_data_orchestrator.cli.output import FAILURE, print_json, print_table, size
@@ -21,6 +23,7 @@ from market_data_orchestrator.cli.status import service_url
 from market_data_orchestrator.composition import load, log_folder
 from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_pipeline.log.segments import Damage, list_segments, scan
+from market_data_store import open_backend
 from market_data_store.lake import Lake
 from market_data_store.query.confine import landlock_version
 
@@ -29,7 +32,7 @@ _OK, _WARN, _BAD = "ok", "warning", "failed"
 
 
 def doctor(as_json: AsJson = False, data_dir: DataDir = None, tenant: Tenant = None) -> int:
-    """Check settings, disk, log, lake, state and port, and say what to do. The exit code is 1 if anything failed.
+    """Check settings, disk, log, store, state and port, and say what to do. The exit code is 1 if anything failed.
 
     Changes nothing; safe beside a running service.
     """
@@ -111,7 +114,10 @@ def _log(settings: OrchestratorSettings) -> Outcome:
         yield (_OK, "every record matches its checksum")
 
 
-def _lake(settings: OrchestratorSettings) -> Outcome:
+def _store(settings: OrchestratorSettings) -> Outcome:
+    if is_postgres(settings.store_root):
+        yield from _server(settings)
+        return
     root = Path(settings.store_root.removeprefix("file://"))
     if not (root / settings.tenant_id).is_dir():
         yield (_OK, f"no store at {root} yet")
@@ -119,6 +125,26 @@ def _lake(settings: OrchestratorSettings) -> Outcome:
     for name, counts in Lake(root, settings.tenant_id).counts().items():
         if counts.rows:
             yield (_OK, f"{name}: {counts.rows:,} rows in {counts.files:,} files, {size(counts.size_bytes)}")
+
+
+def _server(settings: OrchestratorSettings) -> Outcome:
+    from market_data_store.postgres.queries import read_migrations  # noqa: PLC0415  for those who have a server
+
+    shown, latest = without_password(settings.store_root), read_migrations()[-1].version
+    with contextlib.closing(open_backend(settings.store_root, settings.tenant_id, pool_max=1, timeout_s=5.0)) as store:
+        said = store.health()
+        found = said["schema_version"]
+        yield (_OK, f"PostgreSQL {said['version']} answers at {shown} in {said['latency_ms']:.1f} ms")
+        if found != latest:
+            yield (
+                _WARN,
+                f"its schema is version {found}; this platform's is {latest}: a start brings it there, if it may",
+            )
+            return
+        yield (_OK, f"its schema is version {found}")
+        for name, counts in store.describe()["tables"].items():
+            if counts["rows"]:
+                yield (_OK, f"{name}: {counts['rows']:,} rows were added")
 
 
 def _state(settings: OrchestratorSettings) -> Outcome:
@@ -167,7 +193,7 @@ _CHECKS: tuple[tuple[str, Callable[[OrchestratorSettings], Outcome]], ...] = (
     ("settings", _settings),
     ("disk", _disk),
     ("log", _log),
-    ("lake", _lake),
+    ("store", _store),
     ("state", _state),
     ("service", _service),
 )

@@ -11,7 +11,7 @@ from market_data_core.errors import TemporaryUnavailable
 from market_data_orchestrator.cli.options import AsJson, DataDir, Tenant
 from market_data_orchestrator.cli.output import ERR, OUT, print_json, print_table
 from market_data_orchestrator.settings import load_settings
-from market_data_store.query import QueryLimits, run_query
+from market_data_store.query import QueryLimits, place_of, run_query
 
 
 def query(
@@ -33,8 +33,8 @@ def query(
     Example: mdo query "select symbol, max(price), sum(size) from trades group by symbol"
     """
     settings = load_settings(data_dir=data_dir, tenant_id=tenant, query_max_rows=limit, query_timeout_sec=timeout)
-    root = Path(settings.store_root.removeprefix("file://"))
-    if not (root / settings.tenant_id).is_dir():
+    root = place_of(settings.store_root)
+    if isinstance(root, Path) and not (root / settings.tenant_id).is_dir():
         raise TemporaryUnavailable(
             f"there is no store of tenant {settings.tenant_id} at {root}; start `mdo up`, or name it with --data-dir"
         )

@@ -16,7 +16,7 @@ from market_data_orchestrator.data.answers import MEDIA_TYPES, TRUNCATED_HEADER,
 from market_data_orchestrator.data.reading import StoredData
 from market_data_orchestrator.data.rows import QueryRequest
 from market_data_orchestrator.settings import OrchestratorSettings
-from market_data_store.query import QueryLimits, QueryResult, QueryRunner
+from market_data_store.query import QueryLimits, QueryResult, QueryRunner, place_of
 
 _MAX_RESULT_BYTES: Final = 32 << 20
 _PATIENCE_S: Final = 10.0
@@ -83,12 +83,14 @@ class Queries:
         self._under_way -= 1
 
     def _made(self) -> QueryRunner:
-        root = self._settings.store_root
-        if "://" in root and not root.startswith("file://"):
-            scheme = root.partition("://")[0]
-            raise ConfigurationError(f"SQL is answered over the embedded lake; this store is at {scheme}://")
+        root = place_of(self._settings.store_root)
+        if isinstance(root, Path) and "://" in str(self._settings.store_root.removeprefix("file://")):
+            scheme = self._settings.store_root.partition("://")[0]
+            raise ConfigurationError(
+                f"SQL is answered by the embedded lake and PostgreSQL; this store is at {scheme}://"
+            )
         if self._runner is None:
-            self._runner = QueryRunner(Path(root.removeprefix("file://")))
+            self._runner = QueryRunner(root)
         return self._runner
 
 

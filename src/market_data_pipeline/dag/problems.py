@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from market_data_core.addresses import without_password
 from market_data_core.errors import ConfigurationError
 
 MASK: Final = "***"
@@ -136,7 +137,7 @@ def _masked_value(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return masked(value)
     if isinstance(value, str):
-        return _without_password(value)
+        return without_password(value)
     return [_masked_value("", v) for v in value] if isinstance(value, list | tuple) else value
 
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter
 
 from market_data_core import __version__, disk
+from market_data_core.addresses import is_postgres
 from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
 from market_data_core.telemetry import HealthComponent, HealthState, HealthStatus, Probe
 from market_data_core.web import create_service_app, precreate, probe_routes
@@ -148,6 +149,7 @@ def _component(controller: IngestController, engine: LazyEngine) -> HealthCompon
 def _engine_settings(settings: IngestServiceSettings) -> EngineSettings:
     return EngineSettings(
         data_dir=settings.data_path,
+        store="postgres" if is_postgres(settings.store_url) else "store",
         store_root=settings.store_url or None,
         tenant=settings.tenant_id,
         consumers="process",

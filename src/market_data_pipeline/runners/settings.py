@@ -26,7 +26,9 @@ class IngestServiceSettings(BaseSettings):
         description="Beside it are data_providers.yaml and ingestion_policy.yaml.",
     )
     tenant_id: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Whose tables are written.")
-    store_url: str = Field(default="", description="The store; the folder lake in DATA_DIR when empty.")
+    store_url: str = Field(
+        default="", description="The store, a folder or postgresql://...; the folder lake in DATA_DIR when empty."
+    )
     log_fsync: bool = Field(default=True, description="False gives up durability against power loss for speed.")
     drain_sec: float = Field(default=10.0, ge=0, description="How long a stop may take to store what was received.")
     api_key: SecretStr = Field(default=SecretStr(""), description="Admin key; empty makes one at the first start.")

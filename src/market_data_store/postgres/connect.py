@@ -39,7 +39,9 @@ def parameters(dsn: str) -> dict[str, Any]:
     try:
         return {**_PATIENCE, **conninfo_to_dict(dsn)}
     except psycopg.Error:
-        raise ConfigurationError("the dsn is no connection string of PostgreSQL, such as postgresql://host/db") from None
+        raise ConfigurationError(
+            "the dsn is no connection string of PostgreSQL, such as postgresql://host/db"
+        ) from None
 
 
 def connect(dsn: str, *, autocommit: bool = True) -> Connection:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from market_data_store.query.limits import QueryLimits, QueryResult
-from market_data_store.query.runner import QueryRunner, run_query
+from market_data_store.query.runner import QueryRunner, place_of, run_query
 
-__all__ = ["QueryLimits", "QueryResult", "QueryRunner", "run_query"]
+__all__ = ["QueryLimits", "QueryResult", "QueryRunner", "place_of", "run_query"]

@@ -65,11 +65,18 @@ def main() -> None:
     request = json.load(sys.stdin)
     confine.die_with(request["parent_pid"])
     limits = QueryLimits(**request["limits"])
-    root = Path(request["folder"])
+    folder = request.get("folder")
     try:
-        outcome: dict[str, Any] = {"truncated": run(root, request["sql"], limits=limits)}
+        if folder is None:
+            truncated = run_on_server(request["dsn"], request["tenant"], request["sql"], limits=limits)
+        else:
+            truncated = run(Path(folder), request["sql"], limits=limits)
+        outcome: dict[str, Any] = {"truncated": truncated}
     except MarketDataError as exc:
-        message = exc.message.replace(f"{root}", "").replace(str(root).lstrip("/"), "")[:2000]
+        message = exc.message
+        if folder is not None:
+            message = message.replace(folder, "").replace(folder.lstrip("/"), "")
+        message = message[:2000]
         outcome = {"error": {"code": exc.code, "message": message, "details": exc.details}}
     sys.stderr.write(f"\n{json.dumps(outcome)}\n")
     sys.stderr.flush()
@@ -88,8 +95,7 @@ def run(folder: Path, sql: str, *, limits: QueryLimits) -> bool:
     Returns:
         Whether rows were left out.
     """
-    cpus = os.cpu_count() or 1
-    confine.limit_resources(memory_bytes=limits.memory_bytes, cpu_s=int(limits.timeout_s * cpus) + 1)
+    _limit(limits)
     tables = _list_tables(folder)
     names = sorted({*tables, _BARS} if _REVISIONS in tables else tables)
     statement = parse_statement(sql, tables=names)
@@ -103,6 +109,26 @@ def run(folder: Path, sql: str, *, limits: QueryLimits) -> bool:
         return _write(_execute(statement, tables, limits=limits), limits=limits)
     except (DeltaError, pa.ArrowException, OSError, MemoryError) as exc:
         raise _translated(exc, limits) from exc
+
+
+def run_on_server(dsn: str, tenant: str, sql: str, *, limits: QueryLimits) -> bool:
+    """Bound this process, have a PostgreSQL server run a query and write its rows to stdout. Once per process.
+
+    Returns:
+        Whether rows were left out.
+    """
+    from market_data_store.query.server import ask  # noqa: PLC0415  the driver is for those who have a server
+
+    _limit(limits)
+    try:
+        return _write(ask(dsn, tenant, sql, limits=limits).to_reader(), limits=limits)
+    except MemoryError as exc:
+        raise _translated(exc, limits) from exc
+
+
+def _limit(limits: QueryLimits) -> None:
+    cpus = os.cpu_count() or 1
+    confine.limit_resources(memory_bytes=limits.memory_bytes, cpu_s=int(limits.timeout_s * cpus) + 1)
 
 
 def _list_tables(folder: Path) -> dict[str, Path]:

@@ -19,6 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from market_data_core import priority
+from market_data_core.addresses import is_postgres
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_store.query.limits import MIB, STALE, QueryLimits, QueryResult, limit_reached
 
@@ -30,13 +31,18 @@ _STDERR_BYTES: Final = 64 * 1024
 _FRAMING_BYTES: Final = 4 * MIB
 
 
-def run_query(root: Path, tenant: str, sql: str, *, limits: QueryLimits | None = None) -> QueryResult:
+def place_of(address: str) -> Path | str:
+    """Return what `run_query` asks for a store's address: a folder, or the URL of a server as it is."""
+    return address if is_postgres(address) else Path(address.removeprefix("file://"))
+
+
+def run_query(root: Path | str, tenant: str, sql: str, *, limits: QueryLimits | None = None) -> QueryResult:
     """Run one SELECT over a tenant's tables and wait for its rows.
 
     May be called from any thread that runs no event loop; in one that does, use `QueryRunner`.
 
     Args:
-        root: The lake's folder, which holds a folder per tenant.
+        root: The lake's folder, which holds a folder per tenant; a text is the URL of a PostgreSQL server.
         tenant: Whose tables.
         sql: One SELECT (or SHOW TABLES, DESCRIBE); ``bars`` is the newest revision of every bar, ``bars_revisions``
             all of them. Times are int64 UTC nanoseconds; ``to_timestamp_nanos(ts_event)`` renders them.
@@ -51,17 +57,17 @@ def run_query(root: Path, tenant: str, sql: str, *, limits: QueryLimits | None =
 
 
 class QueryRunner:
-    """Runs queries over one lake from an event loop, a few at a time.
+    """Runs queries over one store from an event loop, a few at a time.
 
     Args:
-        root: The lake's folder, which holds a folder per tenant.
+        root: The lake's folder, which holds a folder per tenant; a text is the URL of a PostgreSQL server.
         limits: What every query may take unless its call says otherwise.
         concurrency: How many run at once.
         max_waiting: How many may wait for their turn; one more is turned away.
     """
 
     def __init__(
-        self, root: Path, *, limits: QueryLimits | None = None, concurrency: int = 2, max_waiting: int = 16
+        self, root: Path | str, *, limits: QueryLimits | None = None, concurrency: int = 2, max_waiting: int = 16
     ) -> None:
         self._root = root
         self._limits = limits or QueryLimits()
@@ -81,7 +87,7 @@ class QueryRunner:
             started_s = time.monotonic()
             try:
                 async with asyncio.timeout(limits.timeout_s):
-                    table, truncated = await _attempts(request, limits)
+                    table, truncated = await _attempts(request, limits, with_driver=isinstance(self._root, str))
             except TimeoutError as exc:
                 raise limit_reached("timeout_s", limits.timeout_s, "the query took too long and was ended") from exc
             return QueryResult(table=table, truncated=truncated, elapsed_s=time.monotonic() - started_s)
@@ -111,7 +117,7 @@ class _Ended:
 
 
 # Only what costs nothing is checked here. Parsing is the child's: it can take time exponential in the text.
-def _request(root: Path, tenant: str, sql: str, limits: QueryLimits) -> bytes:
+def _request(root: Path | str, tenant: str, sql: str, limits: QueryLimits) -> bytes:
     if not _TENANT.fullmatch(tenant):
         raise ValidationError(f"{tenant[:100]!r} is no name of a tenant", "query_refused")
     size_bytes = len(sql.encode("utf-8", "surrogatepass"))
@@ -119,22 +125,22 @@ def _request(root: Path, tenant: str, sql: str, limits: QueryLimits) -> bytes:
         raise limit_reached("max_sql_bytes", limits.max_sql_bytes, f"the query has {size_bytes} bytes")
     if "\0" in sql or any("\ud800" <= c <= "\udfff" for c in sql):
         raise ValidationError("the query holds a character that no text has", "query_refused")
-    folder = (root / tenant).resolve()
-    values = {"folder": str(folder), "sql": sql, "limits": asdict(limits), "parent_pid": os.getpid()}
+    place = {"dsn": root, "tenant": tenant} if isinstance(root, str) else {"folder": str((root / tenant).resolve())}
+    values = {**place, "sql": sql, "limits": asdict(limits), "parent_pid": os.getpid()}
     return json.dumps(values).encode()
 
 
 # Compaction and vacuum may take files away between the planning of a query and its reading.
-async def _attempts(request: bytes, limits: QueryLimits) -> tuple[pa.Table, bool]:
+async def _attempts(request: bytes, limits: QueryLimits, *, with_driver: bool) -> tuple[pa.Table, bool]:
     try:
-        return _read(await _child(request, limits), limits)
+        return _read(await _child(request, limits, with_driver=with_driver), limits)
     except TemporaryUnavailable as exc:
         if exc.code != STALE:
             raise
-    return _read(await _child(request, limits), limits)
+    return _read(await _child(request, limits, with_driver=with_driver), limits)
 
 
-async def _child(request: bytes, limits: QueryLimits) -> _Ended:
+async def _child(request: bytes, limits: QueryLimits, *, with_driver: bool) -> _Ended:
     with tempfile.TemporaryDirectory(prefix="query-") as empty:
         try:
             process = await asyncio.create_subprocess_exec(
@@ -144,7 +150,7 @@ async def _child(request: bytes, limits: QueryLimits) -> _Ended:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 cwd=empty,
-                env=_environment(),
+                env=_environment(with_driver=with_driver),
                 start_new_session=True,
             )
         except OSError as exc:
@@ -211,8 +217,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-# Nothing of ours but where the code is: no keys, no addresses. Few arenas, as each takes address space.
-def _environment() -> dict[str, str]:
+# Nothing of ours but where the code is: no keys, no addresses. Few arenas, as each takes address space. Who asks a
+# server also gets the driver's own settings, by which the service finds it.
+def _environment(*, with_driver: bool) -> dict[str, str]:
     code = Path(__file__).parents[2]
     values = {
         "PYTHONPATH": os.pathsep.join([str(code), *(p for p in sys.path if Path(p).is_absolute() and p != str(code))]),
@@ -221,6 +228,8 @@ def _environment() -> dict[str, str]:
         "MALLOC_ARENA_MAX": "2",
         "OPENBLAS_NUM_THREADS": "1",
     }
+    if with_driver:
+        values |= {k: v for k, v in os.environ.items() if k.startswith("PG") or k == "HOME"}
     if sys.platform == "win32":
         values["SYSTEMROOT"] = os.environ.get("SYSTEMROOT", "")
     return values

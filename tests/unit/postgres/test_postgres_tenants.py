@@ -21,6 +21,7 @@ RELATIONS = [
     "tenants",
     "latest_prices",
     "data_freshness",
+    "bars_revisions",
 ]
 
 

@@ -40,6 +40,14 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 -- name: statement_timeout
 SELECT set_config('statement_timeout', %s, false)
 
+-- name: query_settings
+SELECT set_config('statement_timeout', %s, true), set_config('search_path', 'mds, pg_temp', true),
+    set_config('TimeZone', 'UTC', true), set_config('standard_conforming_strings', 'on', true)
+
+-- name: query_describe
+SELECT column_name::text, data_type::text, is_nullable::text
+FROM information_schema.columns WHERE table_schema = 'mds' AND table_name = %s ORDER BY ordinal_position
+
 -- name: health
 SELECT current_setting('server_version'), (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb')
 
