@@ -67,8 +67,9 @@ def test_events_keep_to_the_rate_without_drift(rate, steps_s):
             await reader.settle()
         elapsed_ns = clock.now_ns() - START_NS
         times = reader.times()
-        assert len(times) == int(elapsed_ns * rate) // SECOND + 1
-        assert START_NS - 1 <= times[0] <= START_NS  # a period need not be whole nanoseconds
+        # A period need not be whole nanoseconds, so the first may stand one before its time, and all others with it.
+        assert int(elapsed_ns * rate) // SECOND + 1 <= len(times) <= int((elapsed_ns + 1) * rate) // SECOND + 1
+        assert START_NS - 1 <= times[0] <= START_NS
         assert times[-1] <= clock.now_ns()
         await finish(source, reader)
 
