@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
+
+import numpy as np
 
 from market_data_core.batch import SourceBatch
 from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
-from market_data_core.errors import ConfigurationError
+from market_data_core.errors import ConfigurationError, InvalidInstrument
+from market_data_core.models import Quote
 from market_data_core.protocols import Mark
-from market_data_core.schemas import Origin
+from market_data_core.schemas import Kind, Origin
+from market_data_pipeline.events import Event, iter_events, stream_events
 from market_data_pipeline.source.reading import NO_TIME, Pacer, Reading
 from market_data_pipeline.source.replay.events import InstrumentTable
 from market_data_pipeline.source.replay.files import Part, detected, expand, find_parts
@@ -101,6 +106,7 @@ class ReplaySource:
         self._skipped_bytes = 0
         self._latest: int | None = None
         self._runs: set[Reading[Item]] = set()
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -227,8 +233,49 @@ class ReplaySource:
         )
         yield from self._merge.items()
 
+    async def stream(self) -> AsyncGenerator[Event, None]:
+        """Give quotes, trades and bars one by one, from the first on; none after `close`."""
+        async with aclosing(stream_events(self, self._clock)) as events:
+            async for event in events:
+                if self._closed:
+                    return
+                yield event
+
+    async def get_quote(self, symbol: str) -> Quote:
+        """Return how a symbol stands where the events given have come to; before any, its first quote in the files.
+
+        Looked for in the files, from their start.
+
+        Raises:
+            InvalidInstrument: The files have no quote of that symbol, or it was not asked for.
+            SourceError: They cannot be read.
+        """
+        wanted = symbol.strip().upper()
+        found = None
+        if self._symbols is None or wanted in self._symbols:
+            found = await asyncio.to_thread(self._quote_at, wanted, self._latest)
+        if found is None:
+            raise InvalidInstrument(f"replay has no quote of {symbol!r} in {', '.join(map(str, self._paths))}")
+        return cast("Quote", next(iter_events(found, origin=self.origin, ts_recv_ns=self._clock.now_ns())))
+
+    def _quote_at(self, symbol: str, ts_ns: int | None) -> SourceBatch | None:
+        last: SourceBatch | None = None
+        looking = ReplaySource(self._paths, self._layout, symbols=[symbol])
+        with closing(looking._items({}, lambda: False)) as items:
+            for item, _ in items:
+                if isinstance(item, Mark) or item.kind is not Kind.QUOTES:
+                    continue
+                times = item.data.column("ts_event").to_numpy()
+                row = 0 if ts_ns is None else int(np.searchsorted(times, ts_ns, "right")) - 1
+                if row >= 0 or last is None:
+                    last = replace(item, data=item.data.slice(max(row, 0), 1))
+                if row + 1 < len(times):
+                    break
+        return last
+
     async def close(self) -> None:
         """Stop giving events and release what the source holds. May be called twice."""
+        self._closed = True
         for run in tuple(self._runs):
             await run.close()
 
