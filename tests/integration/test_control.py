@@ -113,7 +113,8 @@ def test_the_commands_do_it_too(service):
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["detail"] == expected
+        # On a busy machine a pause may have to say how much is still to be stored.
+        assert json.loads(done.stdout)["detail"].startswith(expected)
 
 
 def test_keys_come_and_go_while_it_runs(service):
