@@ -18,7 +18,7 @@ from support.service import RunningService, eventually
 
 RATE = 5000
 # What an operator may have to wait, also on a busy machine; how long it was is recorded below, usually a tenth of it.
-ACTION_S, LIVE_S = 5.0, 15.0
+ACTION_S, LIVE_S = 20.0, 30.0
 PLATFORM = """
 providers:
   feed:
