@@ -8,8 +8,9 @@ from typing import Final
 
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction
 
-from market_data_core.errors import ConfigurationError, TemporaryUnavailable, WriterConflict
+from market_data_core.errors import ConfigurationError, MarketDataError, TemporaryUnavailable, WriterConflict
 from market_data_core.steps import Step, reached
 from market_data_store.lake import commits, parts
 from market_data_store.lake.declarations import TableSpec
@@ -119,16 +120,35 @@ class LakeTable:
         token = commits.new_token()
         modified_ms = time.time_ns() // 1_000_000
         actions = [f.add_action(modified_ms=modified_ms, data_change=True) for f in files]
+        while not self._committed(actions, files, writer, token, transactions):
+            # Others committed so much since the view was renewed that upkeep cleaned away where it stood.
+            try:
+                self._renew(writer)
+            except MarketDataError:
+                discard(self._folder, files)
+                raise
+
+    def _committed(
+        self,
+        actions: Sequence[AddAction],
+        files: Sequence[parts.DataFile],
+        writer: str,
+        token: str,
+        transactions: Mapping[str, int],
+    ) -> bool:
+        # False if the log no longer shows what the commit would have to be compared with; nothing was written then.
+        log = self._folder.log
         try:
             # The machine may have slept since the files were written, longer than the vacuum spares them.
             for file in files:
                 file.path.stat()
             commits.commit(self._delta, actions, token=token, transactions=transactions)
         except (OSError, DeltaError) as exc:
+            outcome, conflict = commits.examine(log, after=self.version, token=token, writer=writer)
+            cleaned = isinstance(exc, DeltaError) and not log.commit_path(self.version).exists()
+            if cleaned and outcome is commits.Outcome.ABSENT and not conflict:
+                return False
             self._dead = True
-            outcome, conflict = commits.examine(
-                self._folder.log, after=self._delta.version(), token=token, writer=writer
-            )
             if outcome is commits.Outcome.ABSENT:
                 discard(self._folder, files)
             if conflict:
@@ -136,6 +156,7 @@ class LakeTable:
             raise TemporaryUnavailable(
                 f"commit to table {self.name} failed ({outcome.name.lower()} in its log): {reason(exc)}"
             ) from exc
+        return True
 
     def _settle(self, writer: str, position: int) -> None:
         try:

@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market_data_core.errors import ConfigurationError, TemporaryUnavailable
+from market_data_core.errors import ConfigurationError, TemporaryUnavailable, WriterConflict
 from market_data_core.schemas import TABLE_SCHEMAS, Kind
 from market_data_core.steps import Step
 from market_data_store.lake import TABLES, MaintenancePolicy, maintain, rewriting
@@ -281,6 +281,53 @@ def test_rewriting_alone_commits_nothing(lake, trades):
     written = rewrite(folder, Job(date="2024-01-01", layout=Layout.MERGED, inputs=inputs), max_rows=1000)
     assert [f.rows for f in written] == [12]
     assert lake.counts()["trades"].files == 3
+
+
+@pytest.mark.parametrize("step", [Step.DATA_FILE_WRITTEN, Step.DATA_FILE_SYNCED, Step.TABLE_COMMITTED])
+def test_a_log_cleaned_in_mid_append_does_not_fail_it(lake, trades, at_step, soon_ns, step):
+    """Upkeep cleans away what the writer's view stands on: the view is renewed, the rows go in once."""
+    table, other = lake.table("trades"), lake.table("trades")
+    table.append(trades(0, 3), writer="slow", position=3, covers={"s": 0})
+    policy = MaintenancePolicy(
+        compaction=CompactionPolicy(fan_in=2), checkpoint_commits=2, log_versions=2, log_retention_ns=0
+    )
+
+    def overtake(at):
+        if at is not step:
+            return
+        at_step(None)
+        for i in range(6):
+            other.append(trades(100 + i * 2, 2), writer="other", position=(i + 1) * 2, covers={})
+        report = maintain(lake, now_ns=soon_ns, policy=policy, tables=["trades"])
+        assert (report.failures, report.commits_cleaned > 0) == ([], True)
+
+    at_step(overtake)
+    table.append(trades(3, 4), writer="slow", position=7, covers={"s": 1})
+    table.append(trades(7, 1), writer="slow", position=8, covers={"s": 2})
+    assert lake.table("trades").position("slow") == 8
+    assert lake.table("trades").covers("slow") == {"s": 2}
+    assert sorted(lake.read("trades")["seq"].to_pylist()) == [*range(8), *range(100, 112)]
+
+
+def test_a_writer_overtaken_by_its_own_name_is_told(lake, trades, at_step, soon_ns):
+    """A renewed view that shows another's commit as the same writer is a conflict; its rows stay out."""
+    table, other = lake.table("trades"), lake.table("trades")
+    policy = MaintenancePolicy(
+        compaction=CompactionPolicy(fan_in=2), checkpoint_commits=2, log_versions=2, log_retention_ns=0
+    )
+
+    def overtake(at):
+        if at is not Step.DATA_FILE_SYNCED:
+            return
+        at_step(None)
+        for i in range(6):
+            other.append(trades(100 + i * 2, 2), writer="w", position=(i + 1) * 2, covers={})
+        assert maintain(lake, now_ns=soon_ns, policy=policy, tables=["trades"]).failures == []
+
+    at_step(overtake)
+    with pytest.raises(WriterConflict, match="somebody else"):
+        table.append(trades(0, 3), writer="w", position=3, covers={})
+    assert sorted(lake.read("trades")["seq"].to_pylist()) == list(range(100, 112))
 
 
 def test_writers_readers_and_upkeep_at_once(lake, trades, soon_ns):
