@@ -30,6 +30,13 @@ def test_saving_the_position_before_the_data_is_found(chains):
     assert any(found(chain) for chain in chains)
 
 
+def test_saving_the_position_before_the_rows_of_a_database_is_found(tmp_path, dsn):
+    """The verdict reads databases too."""
+    chain = Chain(life=Life(data_dir=str(tmp_path / "data"), store_root=dsn, count=6000))
+    assert chain.die(Step.DATA_FILE_WRITTEN, nth=8, planted="position_before_data")
+    assert any("lost" in problem for problem in chain.finish())
+
+
 @pytest.mark.parametrize(
     ("never_synced", "named"),
     [

@@ -26,9 +26,20 @@ def test_a_chain_of_kills_at_random_moments_makes_progress_and_loses_nothing(tmp
 @pytest.mark.parametrize("seed", range(28))
 def test_many_deaths_at_random_moments_lose_and_double_nothing(tmp_path, seed):
     """Kills and power cuts, strict and by chance, over made-up and recorded events."""
+    die_at_random(tmp_path, seed, store_root="")
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(12))
+def test_many_deaths_at_random_moments_with_a_database_lose_and_double_nothing(tmp_path, seed, dsn):
+    """The same with what is stored in PostgreSQL."""
+    die_at_random(tmp_path, seed, store_root=dsn)
+
+
+def die_at_random(tmp_path, seed, *, store_root):
     chance = random.Random(seed)
     files = write_recording(tmp_path / "files", 10_000, seed=seed) if seed % 2 else []
-    life = Life(data_dir=str(tmp_path / "data"), count=20_000, seed=seed, files=files)
+    life = Life(data_dir=str(tmp_path / "data"), store_root=store_root, count=20_000, seed=seed, files=files)
     chain = Chain(life=life, power=seed % 4 >= 2)
     for nth in islice(death_steps(seed), 8):
         if not chain.die(nth=nth):

@@ -144,7 +144,8 @@ class Chain:
         outcome = self.live()
         if not outcome.ended:
             return [f"the last life did not come to its end: {outcome.stderr}"]
-        wrong = broken_promises(expected, self.data_dir / "lake", outcome.ended, same_log=same_log, calm=same_log)
+        store = self.life.store_root or self.data_dir / "lake"
+        wrong = broken_promises(expected, store, outcome.ended, same_log=same_log, calm=same_log)
         if same_log:
             wrong += self.lost_ground()
         return [*wrong, outcome.stderr] if wrong else []

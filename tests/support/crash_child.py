@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from market_data_core import disk, steps
+from market_data_core.addresses import is_postgres
 from market_data_core.batch import EventBatch
 from market_data_core.protocols import BatchSource, Result
 from market_data_pipeline.capture import CaptureSettings
@@ -59,7 +60,7 @@ class Life:
 
     Attributes:
         data_dir: Where everything is kept; made if it is not there.
-        store_root: The lake, if it is kept elsewhere.
+        store_root: The store, if it is not the lake in `data_dir`: another folder, or the address of a database.
         count: Synthetic events, where there are no files to replay.
         seed: Of the synthetic source.
         files: What to replay.
@@ -90,6 +91,7 @@ def settings_of(life: Life) -> EngineSettings:
     """Return settings under which every step is reached often."""
     return EngineSettings(
         data_dir=Path(life.data_dir),
+        store=store_named(life.store_root),
         store_root=life.store_root or None,
         bars=BARS,
         consumers="process" if life.consumers == "process" else "thread",
@@ -107,6 +109,11 @@ def settings_of(life: Life) -> EngineSettings:
         maintenance_s=0.05,
         trim_s=0.04,
     )
+
+
+def store_named(address: str) -> str:
+    """Return the entry point of the store at an address."""
+    return "postgres" if is_postgres(address) else "store"
 
 
 def source_of(life: Life) -> BatchSource:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from market_data_core import plugins
 from market_data_core.schemas import BAR_KEY
-from market_data_store.lake import Lake
-from support.crash_child import BARS
+from support.crash_child import BARS, store_named
 
 Rows = Counter[tuple[Any, ...]]
 
@@ -30,7 +31,7 @@ _ACCOUNTS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a lake holds, without what differs from run to run.
+    """What a store holds, without what differs from run to run.
 
     Attributes:
         ticks: Rows of quotes and of trades.
@@ -48,18 +49,18 @@ class Contents:
 
 
 def broken_promises(
-    expected: Contents, lake_root: Path, ended: Mapping[str, Any], *, same_log: bool = True, calm: bool = True
+    expected: Contents, store_root: Path | str, ended: Mapping[str, Any], *, same_log: bool = True, calm: bool = True
 ) -> list[str]:
     """Return everything that shows to be wrong when a source has been taken in to its end; empty when all is well.
 
     Args:
         expected: What an uninterrupted run over the same source stores.
-        lake_root: Where the lake is.
+        store_root: Where the store is: a lake's folder or the address of a database.
         ended: What `crash_child.end_of` returned.
         same_log: Nobody harmed the log, so it must be whole.
         calm: Nothing was withheld in the last life, so no consumer had a reason to begin again.
     """
-    found = contents(lake_root)
+    found = contents(store_root)
     ledgers = {name: c["ledger"] for name, c in ended["consumers"].items()}
     return [
         *differences(expected, found),
@@ -69,10 +70,12 @@ def broken_promises(
     ]
 
 
-def contents(lake_root: Path) -> Contents:
-    """Read a lake."""
-    lake = Lake(lake_root, "default")
-    bars = lake.read("bars")
+def contents(store_root: Path | str) -> Contents:
+    """Read a store, a lake's folder or the address of a database."""
+    address = str(store_root)
+    with closing(plugins.load(plugins.SINKS, store_named(address))(address, "default")) as store:
+        bars = store.read("bars")
+        ticks = {name: _rows(store.read(name)) for name in ("quotes", "trades")}
     versions = Counter(tuple(row.values()) for row in bars.select([*BAR_KEY, "revision"]).to_pylist())
     newest = _newest(bars)
     series = [(r["interval"], r["what"]) for r in newest.select(["interval", "what"]).to_pylist()]
@@ -80,7 +83,7 @@ def contents(lake_root: Path) -> Contents:
     for name, count in zip(series, newest.column("trade_count").to_pylist(), strict=True):
         trades[name] += count
     return Contents(
-        ticks={name: _rows(lake.read(name)) for name in ("quotes", "trades")},
+        ticks=ticks,
         bars=_rows(newest),
         versions=Counter((r["interval"], r["what"]) for r in bars.select(["interval", "what"]).to_pylist()),
         doubled_versions=sum(n - 1 for n in versions.values()),
@@ -102,7 +105,7 @@ def _newest(bars: pa.Table) -> pa.Table:
 
 
 def differences(expected: Contents, found: Contents) -> list[str]:
-    """Return what one lake lacks, or has too often, by the other."""
+    """Return what one store lacks, or has too often, by the other."""
     wrong = []
     for name, rows in {**expected.ticks, "bars": expected.bars}.items():
         there = found.bars if name == "bars" else found.ticks[name]
