@@ -57,6 +57,8 @@ UNITS: Final = {
     "query_timeout_sec": "s",
     "query_max_rows": "rows",
     "jwt_cache_ttl": "s",
+    "jwt_refetch_sec": "s",
+    "federation_timeout_sec": "s",
     "rate_limit_max_per_minute": "per minute",
     "provider_port": "port",
     "health_port": "port",
@@ -246,8 +248,16 @@ FLAG_MEANINGS: Final = {
 """What every flag says."""
 
 EXIT_CODES: Final = (
-    ("0", "Done. `mdo status`: healthy. `mdo audit ledger`: everything agrees. `mdo doctor`: nothing failed."),
-    ("1", "Failed: no service or store there, a damaged file, not healthy, a ledger that does not balance."),
+    (
+        "0",
+        "Done. `mdo status`, `mdo explain` without a word: healthy. `mdo audit ledger`: everything agrees. `mdo doctor`: "
+        "nothing failed. `mdo backfill`: every gap filled.",
+    ),
+    (
+        "1",
+        "Failed: no service or store there, a damaged file, not healthy, a ledger that does not balance, a gap that is "
+        "not filled.",
+    ),
     ("2", "Wrong use: an unknown command, option, layout or path, a wrong setting, a query that may not be asked."),
     ("130", "Ended by Ctrl-C; `mdo up` ends with 0 then, once what was received is stored."),
 )

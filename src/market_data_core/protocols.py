@@ -308,6 +308,35 @@ class MarketDataProvider(Protocol):
 
 
 @runtime_checkable
+class HistoricalBars(Protocol):
+    """A provider that can be asked for what it gave before, or would have given.
+
+    Its class may say how often it can be asked: ``history_budget``, figures by name as a `RateController` is told of
+    them (``capacity``, ``refill_rate`` per second, ``cooldown_sec``).
+    """
+
+    async def request_historical_bars(
+        self, symbol: str, resolution: str, *, start_ns: int, end_ns: int, what: str = "TRADES"
+    ) -> Sequence[Bar]:
+        """Return bars with start in ``[start_ns, end_ns)``, ascending, of a vendor's own making (``external``).
+
+        Args:
+            symbol: In the provider's notation.
+            resolution: Their length, such as ``1m``.
+            start_ns: Inclusive, UTC nanoseconds.
+            end_ns: Exclusive, UTC nanoseconds.
+            what: The prices they are made of.
+
+        Raises:
+            ConfigurationError: It has no such bars.
+            PacingViolation: It was asked too often; says when to ask again.
+            ProviderError: It refused; trying again helps if the error says so.
+            TemporaryUnavailable: No answer now.
+        """
+        ...
+
+
+@runtime_checkable
 class Source(Protocol[T_co]):
     """A source of values, one by one."""
 

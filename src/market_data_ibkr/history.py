@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -41,6 +42,7 @@ _SIZES: Final = {
     _DAY_S: ("1 day", 364 * _DAY_S),
 }
 _PER_BAR: Final = 8
+_AT_ONCE: Final = 50
 
 
 class History:
@@ -78,9 +80,11 @@ class History:
         found: dict[int, Bar] = {}
         for from_s, to_s in _pieces(start_ns, end_ns, most_s):
             for fields in await self._piece(contract, size, from_s, to_s, what):
-                for bar in self._read(symbol, resolution, what, fields):
+                for count, bar in enumerate(self._read(symbol, resolution, what, fields)):
                     if start_ns <= bar.ts_event_ns < end_ns:
                         found[bar.ts_event_ns] = bar
+                    if count % _AT_ONCE == 0:
+                        await asyncio.sleep(0)  # live ticks come over the same loop
         return [found[ts] for ts in sorted(found)]
 
     async def _piece(self, contract: Contract, size: str, from_s: int, to_s: int, what: str) -> list[list[str]]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from market_data_core.batch import Instrument, SourceBatch
 from market_data_core.clock import Clock, SystemClock
@@ -22,11 +22,13 @@ from market_data_core.models import Bar, EventMeta, OptionChain, Quote, Trade
 from market_data_core.protocols import Gap
 from market_data_core.schemas import Kind, Origin
 from market_data_ibkr.chains import Chains
+from market_data_ibkr.codes import IDENTICAL_WAIT_S
 from market_data_ibkr.contracts import Contract, parse_symbol
 from market_data_ibkr.feed import Feed, FeedSettings
 from market_data_ibkr.history import Gatherer, History
 from market_data_ibkr.lines import HELD_BACK, VENDOR, Book, Line, LineState
 from market_data_ibkr.outlet import Outlet, Row
+from market_data_ibkr.pacing import HISTORY_COUNT, HISTORY_WINDOW_S
 from market_data_ibkr.session import Session, SessionSettings
 
 _KINDS: Final = frozenset({Kind.QUOTES, Kind.TRADES})
@@ -93,6 +95,12 @@ class IBKRProvider:
 
     vendors = (VENDOR,)
     """Whose events it gives."""
+    history_budget: ClassVar[Mapping[str, float]] = {
+        "capacity": HISTORY_COUNT,
+        "refill_rate": HISTORY_COUNT / HISTORY_WINDOW_S,
+        "cooldown_sec": IDENTICAL_WAIT_S,
+    }
+    """How often history can be asked for, as a `RateController` is told of it."""
 
     def __init__(
         self,

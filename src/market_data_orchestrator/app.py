@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 
 from market_data_core import __version__
 from market_data_core.web import create_service_app, probe_routes
+from market_data_orchestrator.audit.denials import record_denials
 from market_data_orchestrator.audit.routes import audit_router
 from market_data_orchestrator.cockpit import cockpit_routes
 from market_data_orchestrator.container import ServiceContainer
@@ -74,13 +75,22 @@ def create_app(given: Service | ServiceContainer) -> FastAPI:
         lifespan=lifespan,
         cors_origins=service.settings.cors_origins,
     )
+    record_denials(app, parts.denials)
     for router in (
         *control_router(parts.control, callers, audit=audit, limits=limits, failures=failures),
         signing_in.router(failures),
         *audit_router(audit, *callers, failures=failures, limits=limits),
         *federation_routers(parts.federation, parts.directory, callers, failures=failures, limits=limits),
         ingest_router(parts.ingest, callers, failures=failures, recorder=parts.recorder, limits=limits),
-        *data_routers(service, data, callers, audit=audit, limits=limits, failures=failures),
+        *data_routers(
+            service,
+            data,
+            callers,
+            audit=audit,
+            limits=limits,
+            failures=failures,
+            rates=lambda: None if service.backfills is None else service.backfills.rates,
+        ),
     ):
         app.include_router(router)
     parts.enlist()

@@ -17,7 +17,9 @@ from market_data_core.telemetry import ControlAction
 from market_data_core.web import precreate
 from market_data_core.web.auth import Authenticator, SessionStore
 from market_data_core.web.ratelimit import RateLimits
+from market_data_orchestrator.audit.denials import Denials
 from market_data_orchestrator.audit.logger import AuditLogger, audit_counter, configure_audit
+from market_data_orchestrator.beside import beside
 from market_data_orchestrator.composition import engine_settings
 from market_data_orchestrator.config import PlatformConfig, load_platform
 from market_data_orchestrator.control import ControlPlaneService
@@ -167,7 +169,7 @@ class ServiceContainer:
     @cached_property
     def status(self) -> StatusAggregator:
         """What the service says of itself."""
-        return StatusAggregator(self.service)
+        return StatusAggregator(self.service, limits=self.limits)
 
     @cached_property
     def feed(self) -> StatusFeed:
@@ -200,6 +202,11 @@ class ServiceContainer:
         counter = audit_counter(self.registry)
         precreate(counter, action=[str(action) for action in ControlAction], status=("ok", "error", "denied"))
         return configure_audit(self.settings, None, counter=counter, clock=self.clock)
+
+    @cached_property
+    def denials(self) -> Denials:
+        """Puts on the audit trail whom a rate limit has turned away."""
+        return Denials(self.audit, clock=self.clock)
 
     @cached_property
     def recorder(self) -> AuditRecorder:
@@ -273,6 +280,7 @@ class ServiceContainer:
             requests=self.peer_requests,
             recorder=forwarding_recorder(self.audit),
             clock=self.clock,
+            timeout_s=self.settings.federation_timeout_sec,
         )
 
     @cached_property
@@ -328,7 +336,8 @@ class ServiceContainer:
     async def _recording(self) -> AsyncIterator[None]:
         await asyncio.to_thread(self.audit.attach, self.state)
         try:
-            yield
+            async with self.denials.running():
+                yield
         finally:
             await asyncio.to_thread(self.audit.close)
 
@@ -353,6 +362,7 @@ class ServiceContainer:
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
         try:
-            yield
+            async with beside(self.limits.watch(), name="rate-limits"):
+                yield
         finally:
             await self.limits.close()

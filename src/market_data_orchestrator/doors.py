@@ -20,10 +20,10 @@ from market_data_core.web.auth import (
     guarded_route,
     key_authenticators,
 )
-from market_data_core.web.ratelimit import RateLimits, guess_limited, limited
-from market_data_orchestrator.audit.logger import AuditLogger
+from market_data_core.web.ratelimit import guess_limited, limited
 from market_data_orchestrator.audit.trail import audited, audited_gate
 from market_data_orchestrator.control import ControlPlaneService
+from market_data_orchestrator.protocols import AuditLogger, RateLimiter
 from market_data_orchestrator.settings import OrchestratorSettings
 
 LOG = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def control_router(
     callers: Sequence[Authenticator],
     *,
     audit: AuditLogger,
-    limits: RateLimits,
+    limits: RateLimiter,
     failures: Counter,
 ) -> list[APIRouter]:
     """Return the routes of control, and those that show what is configured."""

@@ -1,9 +1,10 @@
-"""Replay jobs: handed over through the state file, so that one writer does them whoever asked."""
+"""Jobs: handed over through the state file, so that one writer does them whoever asked."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,72 @@ REPLAY = "replay"
 _POLL_S = 0.2
 
 
-class ReplayJobs:
-    """Does replay jobs, one after the other.
+class Jobs(ABC):
+    """Does the jobs of one kind, one after the other.
+
+    Args:
+        state: Where jobs are kept.
+        kind: Which ones.
+        owner: Who works on them; names this process and this object.
+        clock: For heartbeats.
+    """
+
+    def __init__(self, state: State, *, kind: str, owner: str, clock: Clock) -> None:
+        self._state = state
+        self._kind = kind
+        self._owner = owner
+        self._clock = clock
+
+    @property
+    def held(self) -> bool:
+        """Whether no job is to be begun now."""
+        return False
+
+    async def run(self) -> None:
+        """Do jobs for ever as they come in."""
+        while True:
+            try:
+                job = None if self.held else await asyncio.to_thread(self._claim)
+                await self.look()
+                if job is not None:
+                    await self.do(job)
+                    continue
+            except MarketDataError as exc:
+                LOG.warning("jobs cannot be looked at now, tried again: %s", exc)
+            await asyncio.sleep(_POLL_S)
+
+    def _claim(self) -> Job | None:
+        return self._state.claim_job(self._owner, self._clock.now_ns(), kinds=(self._kind,))
+
+    async def look(self) -> None:  # noqa: B027  there need not be anything
+        """Do what is to be done every time that jobs are looked for."""
+
+    async def do(self, job: Job) -> None:
+        """Do one claimed job to its end; a failure is its result, not ours."""
+        now_ns = self._clock.now_ns
+        try:
+            result = await self.work(job)
+        except (MarketDataError, OSError) as exc:
+            LOG.warning("%s job %s failed: %s", self._kind, job.id, exc)
+            await asyncio.to_thread(self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), error=str(exc))
+        except asyncio.CancelledError:
+            # The service stops; what was done stands, and whoever runs next goes on from there.
+            self._state.release_jobs(self._owner, now_ns())
+            raise
+        else:
+            await asyncio.to_thread(self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), result=result)
+
+    @abstractmethod
+    async def work(self, job: Job) -> dict[str, Any]:
+        """Do a job and return its result.
+
+        Raises:
+            MarketDataError, OSError: It has failed.
+        """
+
+
+class ReplayJobs(Jobs):
+    """Does replay jobs.
 
     Args:
         state: Where jobs and finished ingests are kept.
@@ -30,45 +95,24 @@ class ReplayJobs:
     """
 
     def __init__(self, state: State, engine: Engine, *, owner: str, clock: Clock) -> None:
-        self._state = state
+        super().__init__(state, kind=REPLAY, owner=owner, clock=clock)
         self._engine = engine
-        self._owner = owner
-        self._clock = clock
         self.recent: list[dict[str, Any]] = []
-        """The newest jobs as people see them, newest first."""
+        """The newest jobs of every kind as people see them, newest first."""
 
-    async def run(self) -> None:
-        """Do jobs for ever as they come in."""
-        while True:
-            try:
-                job = await asyncio.to_thread(self._state.claim_job, self._owner, self._clock.now_ns(), kinds=(REPLAY,))
-                self.recent = await asyncio.to_thread(self._look)
-                if job is not None:
-                    await self.do(job)
-                    continue
-            except MarketDataError as exc:
-                LOG.warning("jobs cannot be looked at now, tried again: %s", exc)
-            await asyncio.sleep(_POLL_S)
+    async def look(self) -> None:
+        """Read the newest jobs."""
+        self.recent = await asyncio.to_thread(self._look)
 
     def _look(self) -> list[dict[str, Any]]:
         return [shown(job) for job in self._state.list_jobs(limit=20)]
 
-    async def do(self, job: Job) -> None:
-        """Do one claimed job to its end; a failure is its result, not ours."""
-        now_ns = self._clock.now_ns
-        try:
-            result = await self._replay(job)
-        except (MarketDataError, OSError) as exc:
-            LOG.warning("replay job %s failed: %s", job.id, exc)
-            await asyncio.to_thread(self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), error=str(exc))
-        except asyncio.CancelledError:
-            # The service stops; what was taken in is in the log, and whoever runs next goes on from there.
-            self._state.release_jobs(self._owner, now_ns())
-            raise
-        else:
-            await asyncio.to_thread(self._state.finish_job, job.id, owner=self._owner, now_ns=now_ns(), result=result)
+    async def work(self, job: Job) -> dict[str, Any]:
+        """Replay what a job names, and store it.
 
-    async def _replay(self, job: Job) -> dict[str, Any]:
+        Returns:
+            Counts of files and of events.
+        """
         done_before = [ingest.source_id for ingest in self._state.list_ingests()]
         source = recorded_source(job.params, done_before)
         plan = await asyncio.to_thread(recordings, source)
@@ -138,7 +182,7 @@ def shown(job: Job) -> dict[str, Any]:
         "state": str(job.state),
         "rows": progress.get("appended", 0),
         "rejected": progress.get("rows_rejected", 0),
-        "fraction": 1.0 if job.state == "done" else (read / total if total else 0.0),
-        "detail": ", ".join(str(p) for p in job.params.get("paths", ())),
+        "fraction": 1.0 if job.state == "done" else (read / total if total else progress.get("fraction", 0.0)),
+        "detail": ", ".join(str(p) for p in job.params.get("paths", ())) or progress.get("detail", ""),
         "error": job.error,
     }

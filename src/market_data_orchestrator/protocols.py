@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from market_data_core.clock import Clock
 from market_data_core.protocols import BatchSource, FederationDirectory
-from market_data_core.web.ratelimit import Decision
-from market_data_orchestrator.audit.chain import Record
-from market_data_orchestrator.audit.logger import Decision as AuditDecision
-from market_data_orchestrator.audit.logger import Status
-from market_data_orchestrator.audit.verify import Verdict
+from market_data_core.web.ratelimit import Decision, Outage
+from market_data_orchestrator.audit.ports import AuditLogger
 from market_data_pipeline.orchestration import FeedbackBus as PipelineFeedbackBus
 from market_data_store.state import State
 
@@ -102,6 +98,11 @@ class RateLimiter(Protocol):
         """Where it counts."""
         ...
 
+    @property
+    def outage(self) -> Outage | None:
+        """Why and since when it counts alone; None while it is not ``degraded``."""
+        ...
+
     async def hit(self, action: str, actor: str) -> Decision | None:
         """Count one attempt; None if the action is not limited."""
         ...
@@ -118,47 +119,10 @@ class RateLimiter(Protocol):
         """
         ...
 
+    async def watch(self) -> None:
+        """Keep `state` true while nobody asks; runs until cancelled, or ends at once if there is nothing to watch."""
+        ...
+
     async def close(self) -> None:
         """Let go of what it holds."""
-        ...
-
-
-@runtime_checkable
-class AuditLogger(Protocol):
-    """Keeps who did what. Calls wait for the disk: from an event loop, in a thread."""
-
-    required: bool
-    enabled: bool
-
-    def record(
-        self,
-        *,
-        action: str,
-        actor: str,
-        role: str,
-        status: Status = "ok",
-        detail: str | None = None,
-        decision: AuditDecision = "allowed",
-        target: str = "",
-        address: str = "",
-        duration_s: float | None = None,
-        data: Mapping[str, Any] | None = None,
-    ) -> Record | None:
-        """Write down one action or attempt; durable on return, None if it could not be written.
-
-        Raises:
-            TemporaryUnavailable: It could not be written, and records are required.
-        """
-        ...
-
-    def get_recent_events(self, limit: int = 100) -> list[Record]:
-        """Return the newest records, newest first."""
-        ...
-
-    def verify(self) -> Verdict:
-        """Say whether everything is as it was written."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the log; the next record opens it again."""
         ...

@@ -16,6 +16,7 @@ from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import MarketDataError, TemporaryUnavailable
 from market_data_core.protocols import BatchSource, Gap
 from market_data_core.telemetry import FeedbackEvent
+from market_data_orchestrator.backfill import BackfillJobs
 from market_data_orchestrator.composition import engine_settings, make_source, sinks_of, vendors_of
 from market_data_orchestrator.config import PlatformConfig, ProviderEntry, load_platform, record
 from market_data_orchestrator.events import EventRegistry
@@ -80,6 +81,7 @@ class Service:
         self.engine: Engine | None = None
         self.state: State | None = None
         self.jobs: ReplayJobs | None = None
+        self.backfills: BackfillJobs | None = None
         self._over = asyncio.Event()
         self.running_now = asyncio.Event()
         """Set once everything runs."""
@@ -204,7 +206,19 @@ class Service:
     @asynccontextmanager
     async def _taking_in(self) -> AsyncIterator[None]:
         engine, state = self._opened()
-        self.jobs = ReplayJobs(state, engine, owner=f"{self.settings.node_id}:{id(self)}", clock=self.clock)
+        owner = f"{self.settings.node_id}:{id(self)}"
+        self.jobs = ReplayJobs(state, engine, owner=owner, clock=self.clock)
+        self.backfills = BackfillJobs(
+            state,
+            engine.capture,
+            config=lambda: self.config,
+            paused=lambda: self.paused,
+            store=self.settings.store_root,
+            tenant=self.settings.tenant_id,
+            owner=owner,
+            clock=self.clock,
+            automatic=self.settings.backfill == "auto",
+        )
         self._note_restart(engine)
         engine.log.control("session", {"node": self.settings.node_id, "providers": sorted(self._made)})
         engine.record_configuration(self.config.graph.version)
@@ -226,10 +240,9 @@ class Service:
     @asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._watch_symbols(), name="symbol-board"),
-                group.create_task(self._run_jobs(), name="replay-jobs"),
-            ]
+            tasks = [group.create_task(self._watch_symbols(), name="symbol-board")]
+            working = [jobs for jobs in (self.jobs, self.backfills) if jobs is not None]
+            tasks += [group.create_task(jobs.run(), name=type(jobs).__name__) for jobs in working]
             try:
                 yield
             finally:
@@ -438,7 +451,3 @@ class Service:
                 self.board.take(*tap.take())
         finally:
             self.engine.taps.close(tap)
-
-    async def _run_jobs(self) -> None:
-        if self.jobs is not None:
-            await self.jobs.run()

@@ -88,6 +88,12 @@ class OrchestratorSettings(BaseSettings):
     jwks_url: str = Field("", description="Where its keys are.")
     jwt_role_claim: str = Field("roles", description="Which claim names the role.")
     jwt_cache_ttl: int = Field(3600, ge=0, description="Seconds its keys are kept.")
+    jwt_refetch_sec: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Least time between two attempts to fetch its keys, whoever invents key ids.",
+    )
     dual_auth: bool = Field(default=True, description="Accept keys beside tokens.")
     redis_rate_limit_url: str = Field("", description="Shared rate limits; in this process when empty.")
     rate_limit_enabled: bool = Field(default=True, description="Limit control actions.")
@@ -99,7 +105,15 @@ class OrchestratorSettings(BaseSettings):
     federation_peers: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="Other orchestrators: name=url or URLs, comma-separated."
     )
+    backfill: str = Field(
+        "auto",
+        pattern="^(auto|manual)$",
+        description="Fill gaps that are over from their provider's history: auto at once, manual when asked to.",
+    )
     federation_token: SecretStr = Field(SecretStr(""), description="Service token towards peers.")
+    federation_timeout_sec: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="How long a peer may take to answer what it is asked for a caller."
+    )
     federation_directory: str = Field(
         "static",
         pattern=r"^(static|rediss?://.+)$",

@@ -26,6 +26,7 @@ from market_data_core.web.auth import (
 )
 from market_data_core.web.ratelimit import RateLimits, Rule, control_rules, guess_limited
 from market_data_orchestrator.models.groups import SecuritySettings
+from market_data_orchestrator.protocols import RateLimiter
 from market_data_pipeline.runners import LIMITED_ACTIONS
 
 _LOGINS_PER_MINUTE = 10
@@ -47,7 +48,7 @@ class SigningIn:
         settings: SecuritySettings,
         keys: Authenticator,
         *,
-        limits: RateLimits,
+        limits: RateLimiter,
         sessions: SessionStore | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -63,6 +64,7 @@ class SigningIn:
                 jwks_url=settings.jwks_url,
                 role_claim=settings.jwt_role_claim,
                 cache_ttl_s=settings.jwt_cache_ttl_s,
+                refetch_s=settings.jwt_refetch_s,
                 clock=clock,
             )
             if settings.jwt_enabled
@@ -76,6 +78,11 @@ class SigningIn:
                 public_url=settings.public_url,
             )
             if tokens is not None and settings.oidc_client_id
+            else None
+        )
+        self._oidc_logout = (
+            auth.OidcLogout(tokens.issuer, client_id=settings.oidc_client_id, public_url=settings.public_url)
+            if tokens is not None and self._oidc is not None
             else None
         )
         secure = settings.public_url.startswith("https://")
@@ -96,6 +103,7 @@ class SigningIn:
             links=self._links,
             tickets=self._tickets,
             oidc=self._oidc,
+            oidc_logout=self._oidc_logout,
             failures=failures,
             gate=gate,
         )
@@ -117,7 +125,7 @@ def rate_limits(settings: SecuritySettings, registry: CollectorRegistry, *, cloc
     Args:
         settings: Whether, how often, and where it is counted.
         registry: Where decisions are counted.
-        clock: Says when Redis is tried again.
+        clock: Says when Redis is tried again, and since when it is away.
     """
     hits = Counter(
         "orchestrator_rate_limit_hits",
@@ -141,7 +149,8 @@ def rate_limits(settings: SecuritySettings, registry: CollectorRegistry, *, cloc
             for result in ("allowed", "denied"):
                 hits.labels(action=action, result=result)
     return RateLimits(
-        settings.redis_rate_limit_url,
+        # Where nothing is limited nothing is counted, and no Redis is missed.
+        settings.redis_rate_limit_url if rules else None,
         rules,
         on_hit=lambda action, result: hits.labels(action=action, result=result).inc(),
         on_degraded=degraded.inc,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from market_data_core import __version__
 from market_data_core.addresses import without_password
+from market_data_core.clock import NS_PER_SECOND
 from market_data_core.telemetry import BackpressureLevel, HealthComponent, HealthState, HealthStatus, Probe
+from market_data_orchestrator.protocols import RateLimiter
 from market_data_orchestrator.service import Service
 from market_data_pipeline.consumers import Ledger
 
@@ -25,12 +28,16 @@ class StatusAggregator:
 
     Args:
         service: Of whom.
+        limits: Said to be degraded while what they share is away; not spoken of where they share nothing, or if None.
         fresh_s: How long an answer may be given again.
         stale_s: A live provider that gives nothing for so long is called stale.
     """
 
-    def __init__(self, service: Service, *, fresh_s: float = 0.2, stale_s: float = 10.0) -> None:
+    def __init__(
+        self, service: Service, *, limits: RateLimiter | None = None, fresh_s: float = 0.2, stale_s: float = 10.0
+    ) -> None:
         self._service = service
+        self._limits = limits
         self._fresh_s = fresh_s
         self._stale_s = stale_s
         self._made_at = float("-inf")
@@ -167,6 +174,7 @@ class StatusAggregator:
             self._runtime(consumers),
             HealthComponent(name="websocket", state="healthy", detail=f"{self.ws_clients} clients"),
             self._feedback(),
+            *self._rate_limits(),
             _store(consumers, parts.get("store", {})),
             _log(parts.get("log")),
         ]
@@ -180,6 +188,18 @@ class StatusAggregator:
         return _component(
             "feedback_bus", "healthy" if bus.state == "connected" else "degraded", f"{bus.url} {bus.state}{lost}"
         )
+
+    def _rate_limits(self) -> list[HealthComponent]:
+        if self._limits is None or self._limits.state == "local":
+            return []
+        place = without_password(self._service.settings.redis_rate_limit_url)
+        outage = self._limits.outage
+        if outage is None:
+            return [_component("rate_limits", "healthy", f"{place} shared")]
+        since = datetime.fromtimestamp(outage.since_ns / NS_PER_SECOND, UTC).isoformat(timespec="seconds")
+        # Away, it costs no request: each process goes on with what it has counted itself.
+        said = f"{place} does not answer ({outage.cause}) since {since}: this process counts alone"
+        return [_component("rate_limits", "degraded", said, cause=outage.cause, since=since)]
 
     def _provider(self, parts: Mapping[str, Any]) -> HealthComponent:
         name = self._service.provider
@@ -245,9 +265,9 @@ class StatusAggregator:
         return self._service.jobs.recent if self._service.jobs is not None else []
 
 
-def _component(name: str, state: HealthState, detail: str) -> HealthComponent:
+def _component(name: str, state: HealthState, detail: str, **facts: str) -> HealthComponent:
     # The text stands in both places, because published clients look in either.
-    return HealthComponent(name=name, state=state, detail=detail, details={"message": detail})
+    return HealthComponent(name=name, state=state, detail=detail, details={"message": detail, **facts})
 
 
 def _store(consumers: list[dict[str, Any]], store: Mapping[str, Any]) -> HealthComponent:

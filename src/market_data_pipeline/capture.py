@@ -9,14 +9,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from market_data_core.batch import SourceBatch
 from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
-from market_data_core.errors import LogFull, MarketDataError
+from market_data_core.errors import LogFull, MarketDataError, TemporaryUnavailable
 from market_data_core.protocols import BatchSource, Gap, Mark
 from market_data_core.schemas import Flag
 from market_data_pipeline.log import EventLog
@@ -24,6 +24,8 @@ from market_data_pipeline.loops import loop_factory
 from market_data_pipeline.taps import Taps
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class GapListener(Protocol):
@@ -240,6 +242,22 @@ class Capture:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(timeout_s)
 
+    async def ask(self, name: str, question: Callable[[BatchSource], Coroutine[Any, Any, T]]) -> T:
+        """Ask a running source something, on the loop that it belongs to, from any other.
+
+        Args:
+            name: Of the source.
+            question: Makes what is awaited; it shares the loop with intake, so it must not keep it.
+
+        Raises:
+            TemporaryUnavailable: No source of that name is running.
+        """
+        source = self._running.get(name)
+        if source is None:
+            raise TemporaryUnavailable(f"provider {name} is not running, so it cannot be asked")
+        answer: T = await asyncio.wrap_future(self._call(question(source)))
+        return answer
+
     async def wait(self, name: str) -> None:
         """Wait, on any event loop, until a source has ended."""
         task = self._tasks.get(name)
@@ -283,6 +301,9 @@ class Capture:
         status.state = "paused"
         if not source.waits:
             status.discarded += item.data.num_rows if isinstance(item, SourceBatch) else 0
+            if isinstance(item, Gap):
+                # It may have begun before the pause, and nobody will say it again.
+                self._marker(item)
             return False
         await self._flowing.wait()
         return True

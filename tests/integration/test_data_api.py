@@ -19,7 +19,7 @@ from market_data_core.web.auth import ConfiguredKey, KeyStore, Role
 from market_data_core.web.ratelimit import RateLimits
 from market_data_orchestrator.audit.logger import AuditLogger
 from market_data_orchestrator.data import StoredData, data_routers
-from market_data_orchestrator.data.backfilling import BACKFILL, begin_backfill
+from market_data_orchestrator.backfill import BACKFILL, begin_backfill
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import load_settings
 from market_data_pipeline.orchestration import RateCoordinator
@@ -275,11 +275,11 @@ def test_a_gap_of_a_provider_with_history_gets_one_job(tmp_path):
         return begin_backfill(state, config, gap.id, now_ns=now_ns, class_of=lambda entry: Historical)
 
     first = begin(1)
-    assert begin(2) == first
-    assert (state.get_gap(gap.id).state, state.get_job(first.job_id).state) == (GapState.FILLING, JobState.QUEUED)
+    assert begin(2).id == first.id
+    assert (state.get_gap(gap.id).state, state.get_job(first.id).state) == (GapState.FILLING, JobState.QUEUED)
     state.claim_job("me", 3, kinds=(BACKFILL,))
-    state.finish_job(first.job_id, owner="me", now_ns=4, error="the wire broke")
-    assert begin(5).job_id != first.job_id
+    state.finish_job(first.id, owner="me", now_ns=4, error="the wire broke")
+    assert begin(5).id != first.id
     state.close()
 
 

@@ -17,6 +17,8 @@ from support.service import RunningService, eventually, free_port
 
 TOKEN = "a-service-token-of-all-regions"
 REGIONS = ("eu", "us", "ap")
+# How long `ap` gives its peers. The others give theirs the usual time: a pause on a busy machine may take longer.
+TIMEOUT_S = 1.0
 
 
 @dataclass
@@ -60,8 +62,8 @@ def world(tmp_path_factory):
         urls["dead"] = f"http://127.0.0.1:{free_port()}"
         services = {}
         for name in REGIONS:
-            # Only one of them has bad peers, so that what is slow is its own.
-            known = urls if name == "eu" else {region: urls[region] for region in REGIONS}
+            # One of them has no bad peers, so that what is slow is the others' own.
+            known = {region: urls[region] for region in REGIONS} if name == "us" else urls
             settings = {
                 "NODE_ID": name,
                 "REGION": name,
@@ -70,6 +72,8 @@ def world(tmp_path_factory):
                 "FEDERATION_PEERS": ",".join(f"{peer}={url}" for peer, url in known.items() if peer != name),
                 "PROVIDER_RATE": "100",
             }
+            if name == "ap":
+                settings["FEDERATION_TIMEOUT_SEC"] = str(TIMEOUT_S)
             service = RunningService(folder / name, HEALTH_PORT=ports[name], **settings)
             services[name] = stack.enter_context(service)
         for service in services.values():
@@ -87,9 +91,8 @@ def test_each_region_sees_the_others_and_how_they_are(world):
     assert {name for name, state in health.items() if state == "healthy"} == set(REGIONS)
     assert {name for name, state in health.items() if state == "unhealthy"} == {"slow", "liar", "elsewhere", "dead"}
     assert (found["cluster_id"]["value"], found["region"]["name"]) == ("world", "eu")
-    for region in ("us", "ap"):
-        nodes = world.call(region, "GET", "/federation/topology").json()["nodes"]
-        assert {(n["node_id"]["value"], n["health"]) for n in nodes} == {(name, "healthy") for name in REGIONS}
+    nodes = world.call("us", "GET", "/federation/topology").json()["nodes"]
+    assert {(n["node_id"]["value"], n["health"]) for n in nodes} == {(name, "healthy") for name in REGIONS}
 
 
 def test_an_action_is_done_in_the_other_region_in_the_callers_name(world):
@@ -135,19 +138,19 @@ def test_a_request_makes_one_hop(world):
 def test_all_regions_answer_beside_those_that_do_not(world):
     """One dead, one deaf, one lying, one leading elsewhere: each has its own error, the others their answer."""
     began_s = time.monotonic()
-    answer = world.call("eu", "POST", "/federation/fanout", json={"path": "/control/status"})
+    answer = world.call("ap", "POST", "/federation/fanout", json={"path": "/control/status"})
     took_s = time.monotonic() - began_s
     results = {result["target"]: result for result in answer.json()["results"]}
-    assert {name for name, result in results.items() if result["error"] is None} == {"us", "ap"}
-    assert {results[name]["data"]["state"] for name in ("us", "ap")} == {"running"}
+    assert {name for name, result in results.items() if result["error"] is None} == {"eu", "us"}
+    assert {results[name]["data"]["state"] for name in ("eu", "us")} == {"running"}
     assert "did not answer" in results["dead"]["error"]
     assert "within" in results["slow"]["error"]
     assert "no JSON" in results["liar"]["error"]
     assert "redirect" in results["elsewhere"]["error"]
-    # The deaf one costs all of them its deadline of ten seconds, once.
-    assert took_s < 13
+    # The deaf one costs all of them its deadline, once.
+    assert TIMEOUT_S <= took_s < TIMEOUT_S + 3
     # Meanwhile, and after it, the service itself is well.
-    assert world.services["eu"].get("/health").json()["state"] == "healthy"
+    assert world.services["ap"].get("/health").json()["state"] == "healthy"
 
 
 def elsewhere(port):

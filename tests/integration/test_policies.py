@@ -28,6 +28,7 @@ PUBLIC = {
     ("GET", "/openapi.json"),
     ("GET", "/auth/login"),  # what is shown there is what lets in
     ("GET", "/auth/callback"),
+    ("GET", "/auth/logged-out"),
     ("WS", "/ws/status"),
 }
 """What needs no caller to be known. Nothing secret is behind any of it."""

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from datetime import datetime
 
 import httpx
 import pytest
@@ -110,6 +111,14 @@ def degraded(service):
     return metric(service, "orchestrator_rate_limit_degraded_total")
 
 
+def limits(service):
+    """The health of the rate limits, and what keeps the service from being healthy."""
+    answer = service.get("/health")
+    assert answer.status_code == 200
+    parts = {part["name"]: part for part in answer.json()["components"]}
+    return parts["rate_limits"], [name for name, part in parts.items() if part["state"] != "healthy"]
+
+
 def acts(service, role):
     """Return a function that resumes once as a new operator, and gives the status."""
     key = KeyStore(service.data_dir / "api-keys.jsonl").add(f"desk-{time.monotonic_ns()}", role)
@@ -130,8 +139,9 @@ def test_reads_go_on_and_actions_stay_limited_while_redis_is_away(service, redis
         load.more()
         assert [before() for _ in range(LIMIT)] == [200] * LIMIT
         assert before() == 429
-        assert int(redis.say(b"DBSIZE")[1:]) > 0
+        assert b"resume" in redis.say(b"KEYS *resume*")
         assert degraded(service) == 0
+        assert limits(service)[0]["state"] == "healthy"
 
         redis.kill()
         assert [during() for _ in range(LIMIT + 1)] == [200] * LIMIT + [429]
@@ -140,13 +150,19 @@ def test_reads_go_on_and_actions_stay_limited_while_redis_is_away(service, redis
         eventually(lambda: degraded(service) > 0, 10, "the outage is counted")
         load.more()
         assert "does not answer" in service.output()
-        assert service.get("/health").json()["state"] == "healthy"
+        eventually(lambda: limits(service)[1] == ["rate_limits"], 10, "health says so")
+        said = limits(service)[0]
+        assert said["state"] == "degraded"
+        assert said["details"]["cause"] in said["detail"]
+        assert abs(time.time() - datetime.fromisoformat(said["details"]["since"]).timestamp()) < 60
+        assert f"127.0.0.1:{redis.port}" in said["detail"]
 
         redis.start()
         eventually(lambda: "answers again" in service.output(), 10, "Redis is found again")
+        eventually(lambda: limits(service)[1] == [], 10, "health has nothing to say any more")
         counted = degraded(service)
         assert [after() for _ in range(LIMIT + 1)] == [200] * LIMIT + [429]
-        assert int(redis.say(b"DBSIZE")[1:]) > 0
+        assert b"resume" in redis.say(b"KEYS *resume*")
         # The new Redis knows nothing of them; this process does.
         assert [before(), during()] == [429, 429]
         load.more()
@@ -161,7 +177,8 @@ def test_a_service_starts_and_limits_without_its_redis(service, redis, tmp_path)
     redis.kill()
     assert service.stop() == 0
     with RunningService(service.data_dir, REDIS_RATE_LIMIT_URL=f"redis://127.0.0.1:{redis.port}/0") as again:
-        again.wait_healthy()
+        eventually(again.answers, 20, "the service answers")
+        eventually(lambda: limits(again)[1] == ["rate_limits"], 20, "it is well, but for its Redis")
         act = acts(again, Role.OPERATOR)
         assert [act() for _ in range(LIMIT + 1)] == [200] * LIMIT + [429]
         outages = degraded(again)
@@ -173,3 +190,11 @@ def test_a_service_starts_and_limits_without_its_redis(service, redis, tmp_path)
             eventually(lambda n=number: act() and degraded(again) > outages + n, 10, "it is missed again")
         assert again.stop() == 0, again.output()
     redis.start()
+
+
+def test_health_is_told_of_redis_while_nobody_does_anything(service, redis):
+    """It is missed, and found again, though no request is held against a limit."""
+    redis.kill()
+    eventually(lambda: limits(service)[0]["state"] == "degraded", 10, "it is missed")
+    redis.start()
+    eventually(lambda: limits(service)[0]["state"] == "healthy", 10, "it is found again")

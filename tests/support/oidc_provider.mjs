@@ -1,5 +1,6 @@
 // An OpenID provider that logs everybody in: node oidc_provider.mjs '{...}'. Prints a line once it listens.
-// The order: port, client_id, client_secret, redirect_uri, audience, keys (private JWKs, the first one signs).
+// The order: port, client_id, client_secret, redirect_uri, logged_out_uri, audience, keys (private JWKs, the first
+// one signs).
 // Who logs in is the `as` of the interaction's address; see ACCOUNTS for what each may do and which token says so.
 
 import { createServer } from 'node:http';
@@ -23,6 +24,7 @@ const provider = new Provider(issuer, {
     client_id: order.client_id,
     client_secret: order.client_secret,
     redirect_uris: [order.redirect_uri],
+    post_logout_redirect_uris: [order.logged_out_uri],
     response_types: ['code'],
     grant_types: ['authorization_code'],
   }],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -44,17 +45,20 @@ class OidcProvider:
         folder: Where `install_oidc_provider` put it.
         port: Where it answers.
         audience: Whom its access tokens are meant for.
-        redirect_uri: Where it sends browsers back to.
+        redirect_uri: Where it sends browsers back to after a login.
+        logged_out_uri: Where it sends them back to after a logout.
     """
 
     client_id = "cockpit"
     client_secret = "a secret/with:what is to be quoted"
 
-    def __init__(self, folder: Path, port: int, *, audience: str, redirect_uri: str) -> None:
+    def __init__(self, folder: Path, port: int, *, audience: str, redirect_uri: str, logged_out_uri: str) -> None:
         self._folder = folder
         self._order = {"port": port, "client_id": self.client_id, "client_secret": self.client_secret}
-        self._order |= {"audience": audience, "redirect_uri": redirect_uri}
+        self._order |= {"audience": audience, "redirect_uri": redirect_uri, "logged_out_uri": logged_out_uri}
         self.issuer = f"http://127.0.0.1:{port}"
+        self.asked = 0
+        """How often a browser had to say who logs in."""
         self.process: subprocess.Popen[bytes] | None = None
         self.key = RSAKey.generate_key(2048, {"kid": "none yet"})
 
@@ -102,8 +106,27 @@ class OidcProvider:
             assert answer.status_code in (302, 303), (answer.status_code, answer.text)
             url = httpx.URL(str(answer.url)).join(answer.headers["location"])
             if urlsplit(str(url)).path.startswith("/interaction/"):
+                self.asked += 1
                 url = url.copy_merge_params({"as": account})
             answer = browser.get(url)
             if str(url).startswith(callback):
                 return answer
         raise AssertionError(f"the login led nowhere: {answer.url}")
+
+    def log_out(self, browser: httpx.Client, url: str) -> httpx.Response:
+        """Follow a browser from where it is to end the provider's session to what the service answers it then.
+
+        Args:
+            browser: Follows no redirects by itself.
+            url: Where the service sent it.
+        """
+        answer = browser.get(url)
+        assert answer.status_code == 200, answer.text
+        form = re.search(r'action="([^"]+)".*name="xsrf" value="([^"]+)"', answer.text)
+        assert form is not None, answer.text
+        # The button that says yes.
+        answer = browser.post(form[1], data={"xsrf": form[2], "logout": "yes"})
+        assert answer.status_code in (302, 303), (answer.status_code, answer.text)
+        back = httpx.URL(form[1]).join(answer.headers["location"])
+        assert str(back).startswith(str(self._order["logged_out_uri"]))
+        return browser.get(back)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from prometheus_client import Counter
 
 from market_data_core.web.auth import Authenticator, Role, guarded_route
-from market_data_core.web.ratelimit import RateLimits, guess_limited
+from market_data_core.web.ratelimit import Limiter, guess_limited
 from market_data_orchestrator.audit.logger import AuditLogger
 from market_data_orchestrator.audit.reading import MAX_PAGE
 from market_data_orchestrator.audit.trail import audited, audited_gate
@@ -18,7 +18,7 @@ _MAX_SEQ = (1 << 63) - 1
 
 
 def audit_router(
-    logger: AuditLogger, *keys: Authenticator, failures: Counter | None = None, limits: RateLimits | None = None
+    logger: AuditLogger, *keys: Authenticator, failures: Counter | None = None, limits: Limiter | None = None
 ) -> list[APIRouter]:
     """Return the routes that show the audit trail: its events, for viewers, and the verdict on it, for admins.
 

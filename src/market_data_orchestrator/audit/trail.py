@@ -18,7 +18,8 @@ from starlette.requests import HTTPConnection
 from market_data_core.errors import AuthenticationFailed, TemporaryUnavailable
 from market_data_core.web.auth import Authenticator, Gate, Principal, Role, offered_key, require
 from market_data_core.web.problems import problem_of
-from market_data_orchestrator.audit.logger import AuditLogger, Decision, Status
+from market_data_orchestrator.audit.logger import Decision, Status
+from market_data_orchestrator.audit.ports import AuditLogger
 
 LOG = logging.getLogger(__name__)
 
@@ -46,7 +47,15 @@ class Trail:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Outcome:
+class Outcome:
+    """What came of an action or attempt.
+
+    Attributes:
+        status: What, in one word.
+        detail: The same for people.
+        decision: Whether it was allowed.
+    """
+
     status: Status
     detail: str | None
     decision: Decision = "allowed"
@@ -79,28 +88,28 @@ async def audited(
     trail = Trail(data=dict(data or {}))
     began_s = time.monotonic()
     if logger.required:
-        begun = _Outcome(status="begun", detail=None)
-        await _record(logger, request, action=action, target=target, outcome=begun, data=trail.data)
-    outcome = _Outcome(status="error", detail=None)
+        begun = Outcome(status="begun", detail=None)
+        await put_on_record(logger, request, action=action, target=target, outcome=begun, data=trail.data)
+    outcome = Outcome(status="error", detail=None)
     try:
         yield trail
-        outcome = _Outcome(status="error" if trail.failed else "ok", detail=trail.detail)
+        outcome = Outcome(status="error" if trail.failed else "ok", detail=trail.detail)
     except asyncio.CancelledError:
-        outcome = _Outcome(status="cancelled", detail="the caller went away, or the service stops")
+        outcome = Outcome(status="cancelled", detail="the caller went away, or the service stops")
         raise
     except Exception as exc:
         refused = problem_of(exc).status in _REFUSALS
         said = str(exc.detail) if isinstance(exc, HTTPException) else f"{type(exc).__name__}: {exc}"
         outcome = (
-            _Outcome(status="denied", detail=said, decision="denied")
+            Outcome(status="denied", detail=said, decision="denied")
             if refused
-            else _Outcome(status="error", detail=said)
+            else Outcome(status="error", detail=said)
         )
         raise
     finally:
         took_s = time.monotonic() - began_s
         try:
-            await _record(
+            await put_on_record(
                 logger, request, action=action, target=target, outcome=outcome, data=trail.data, duration_s=took_s
             )
         except TemporaryUnavailable as exc:
@@ -132,10 +141,10 @@ def audited_gate(
         try:
             return await inner(connection)
         except (AuthenticationFailed, HTTPException) as exc:
-            outcome = _Outcome(status="denied", detail=_said(exc), decision="denied")
+            outcome = Outcome(status="denied", detail=_said(exc), decision="denied")
             named = action or action_of(connection)
             try:
-                await _record(logger, connection, action=named, target=_path(connection), outcome=outcome)
+                await put_on_record(logger, connection, action=named, target=path_of(connection), outcome=outcome)
             except TemporaryUnavailable as lost:
                 LOG.error("a refusal of %s is not recorded: %s", named, lost)
             raise
@@ -164,16 +173,30 @@ class _Remembering:
         return principal
 
 
-async def _record(
+async def put_on_record(
     logger: AuditLogger,
     connection: HTTPConnection,
     *,
     action: str,
     target: str,
-    outcome: _Outcome,
+    outcome: Outcome,
     data: Mapping[str, Any] | None = None,
     duration_s: float | None = None,
 ) -> None:
+    """Write down what came of a request, and whose it was as far as a gate has told.
+
+    Args:
+        logger: Where to.
+        connection: The request; what it carries as a key is not written down.
+        action: What was asked for; see `AuditLogger.record`.
+        target: What it was to be done to.
+        outcome: What came of it.
+        data: Further facts.
+        duration_s: How long it took, seconds.
+
+    Raises:
+        TemporaryUnavailable: It cannot be recorded, and records are required.
+    """
     state = connection.state
     caller: Principal | None = getattr(state, "principal", None) or getattr(state, "recognised", None)
     await asyncio.to_thread(
@@ -198,7 +221,8 @@ def _offered(connection: HTTPConnection) -> list[str]:
     return [value.strip() for value in offered if len(value.strip()) >= _MIN_KEY_CHARS]
 
 
-def _path(connection: HTTPConnection) -> str:
+def path_of(connection: HTTPConnection) -> str:
+    """Return the path of a request, without its query."""
     return str(connection.scope.get("path", ""))
 
 

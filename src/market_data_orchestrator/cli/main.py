@@ -12,8 +12,13 @@ from market_data_core import __version__
 from market_data_core.errors import ConfigurationError, MarketDataError, ValidationError
 from market_data_orchestrator.cli import (
     audit,
+    backfill,
+    bench,
     control,
+    coverage,
     doctor,
+    explain,
+    gaps,
     graph,
     keys,
     plan,
@@ -48,7 +53,11 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("replay")(replay.replay)
 app.command("query")(query.query)
+app.command("coverage")(coverage.coverage)
+app.command("gaps")(gaps.gaps)
+app.command("backfill")(backfill.backfill)
 app.command("status")(status.status)
+app.command("explain")(explain.explain)
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("graph")(graph.graph)
@@ -58,6 +67,7 @@ app.command("reload")(control.reload)
 app.command("tap")(tap.tap)
 app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.app, name="keys")
 

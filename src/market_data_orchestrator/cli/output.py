@@ -2,58 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-OUT = Console()
-ERR = Console(stderr=True)
+from mds_client.cli import output as shared
+from mds_client.cli.output import ERR, FAILURE, OUT, WRONG_USE, clean, print_json, say, text
 
-WRONG_USE = 2
-FAILURE = 1
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON value and nothing else; numbers JSON does not have (NaN, infinity) are null."""
-    text = json.dumps(_finite(value), default=str, allow_nan=False)
-    OUT.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
+__all__ = [
+    "ERR",
+    "FAILURE",
+    "OUT",
+    "WRONG_USE",
+    "clean",
+    "print_facts",
+    "print_json",
+    "print_table",
+    "say",
+    "size",
+    "text",
+]
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows with their columns; numbers to the right."""
-    rows = [list(row) for row in rows]
-    table = Table(title=title or None, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
-    for place, column in enumerate(columns):
-        numeric = any(isinstance(row[place], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(text(value) for value in row))
-    OUT.print(table)
-
-
-def text(value: Any) -> str:
-    """Return a value as it is shown in a table."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.2f}"
-    return str(value).replace("[", r"\[")
+    """Print rows with their columns, below a title if it is not empty; numbers to the right."""
+    shared.print_table(columns, rows, title=title)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

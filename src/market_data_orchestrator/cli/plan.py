@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import httpx
-import typer
 
 from market_data_core.errors import AuthenticationFailed, ConfigurationError, TemporaryUnavailable
-from market_data_orchestrator.cli.control import key_header
+from market_data_orchestrator.cli.calls import Url, key_header
 from market_data_orchestrator.cli.options import AsJson, DataDir
 from market_data_orchestrator.cli.output import OUT, print_json
 from market_data_orchestrator.cli.status import service_url
@@ -21,7 +18,7 @@ from market_data_pipeline.dag import plan as compare
 
 def plan(
     file: ConfigFile = None,
-    url: Annotated[str | None, typer.Option(envvar="ORCH_URL", help="Base URL of the service.")] = None,
+    url: Url = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Body, Header, Query
 from prometheus_client import Counter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,11 +18,10 @@ from market_data_core.errors import ConfigurationError, TemporaryUnavailable, Va
 from market_data_core.schemas import STORED_SCHEMAS, Kind, interval_ns
 from market_data_core.web.auth import Authenticator, Role, guarded_route
 from market_data_core.web.paging import Cursor, Limit, Page, decode_cursor, encode_cursor, page_response
-from market_data_core.web.ratelimit import RateLimits, guess_limited
-from market_data_orchestrator.audit.logger import AuditLogger
+from market_data_core.web.ratelimit import guess_limited
 from market_data_orchestrator.audit.trail import audited, audited_gate
+from market_data_orchestrator.backfill import NOT_FILLABLE, begin_backfill
 from market_data_orchestrator.data import walking
-from market_data_orchestrator.data.backfilling import begin_backfill
 from market_data_orchestrator.data.querying import Queries
 from market_data_orchestrator.data.reading import StoredData
 from market_data_orchestrator.data.rows import (
@@ -38,6 +38,7 @@ from market_data_orchestrator.data.rows import (
     QueryRequest,
 )
 from market_data_orchestrator.data.times import read_time_ns
+from market_data_orchestrator.protocols import AuditLogger, RateLimiter
 from market_data_orchestrator.service import Service
 from market_data_pipeline.orchestration import RateCoordinator
 from market_data_store.backend import END_OF_TIME_NS, START_OF_TIME_NS, Backend, Wanted
@@ -70,7 +71,7 @@ def data_routers(
     callers: Sequence[Authenticator],
     *,
     audit: AuditLogger,
-    limits: RateLimits,
+    limits: RateLimiter,
     failures: Counter,
     rates: Callable[[], RateCoordinator | None] = lambda: None,
 ) -> list[APIRouter]:
@@ -85,7 +86,7 @@ def data_routers(
         audit: Where queries, backfills and refusals are recorded.
         limits: How often wrong keys may be tried.
         failures: Counts who was not let in.
-        rates: Keeps the providers' budgets; None where nobody does.
+        rates: Keeps the providers' budgets; None while nobody does.
     """
 
     def behind(role: Role) -> APIRouter:
@@ -308,9 +309,20 @@ def _backfill_route(router: APIRouter, service: Service, data: StoredData, audit
         async with audited(audit, request, action="backfill", target=f"gap {asked.gap_id}") as trail:
             state, now_ns = _state_of(service), service.clock.now_ns()
             key = None if idempotency_key is None else f"backfill:{idempotency_key}"
-            done = await data.run(lambda: begin_backfill(state, service.config, asked.gap_id, now_ns=now_ns, key=key))
-            trail.detail = f"job {done.job_id} of {done.provider}"
-            return done
+            try:
+                job = await data.run(
+                    lambda: begin_backfill(state, service.config, asked.gap_id, now_ns=now_ns, key=key)
+                )
+            except ValidationError as exc:
+                if exc.code not in _REFUSED:
+                    raise
+                raise HTTPException(_REFUSED[exc.code], str(exc)) from exc
+            providers = ", ".join(job.params["providers"])
+            trail.detail = f"job {job.id} of {providers}"
+            return BackfillAnswer(job_id=job.id, state=str(job.state), gap_id=asked.gap_id, provider=providers)
+
+
+_REFUSED: Final = {"not_found": 404, NOT_FILLABLE: 409}
 
 
 class _Instruments:

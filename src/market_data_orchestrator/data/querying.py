@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from market_data_core.errors import ConfigurationError, TemporaryUnavailable
-from market_data_orchestrator.audit.logger import AuditLogger
 from market_data_orchestrator.audit.trail import audited
 from market_data_orchestrator.data.answers import MEDIA_TYPES, TRUNCATED_HEADER, SentInTime, form_of, render
 from market_data_orchestrator.data.reading import StoredData
 from market_data_orchestrator.data.rows import QueryRequest
+from market_data_orchestrator.protocols import AuditLogger
 from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_store.query import QueryLimits, QueryResult, QueryRunner, place_of
 

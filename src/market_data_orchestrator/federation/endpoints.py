@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from market_data_core.federation import ClusterTopology
 from market_data_core.protocols import FederationDirectory
 from market_data_core.web.auth import Authenticator, Principal, Role, guarded_route, require
-from market_data_core.web.ratelimit import RateLimits, guess_limited
+from market_data_core.web.ratelimit import guess_limited
 from market_data_orchestrator.federation.identity import received_from
 from market_data_orchestrator.federation.service import Federation
+from market_data_orchestrator.protocols import RateLimiter
 
 # RFC 9745: since when, here 2025-10-17, in seconds since the epoch.
 _DEPRECATED: Final = {"Deprecation": "@1760659200", "Link": '</federation/topology>; rel="successor-version"'}
@@ -53,7 +54,7 @@ def federation_routers(
     authenticators: Sequence[Authenticator],
     *,
     failures: Counter,
-    limits: RateLimits | None = None,
+    limits: RateLimiter | None = None,
 ) -> list[APIRouter]:
     """Return the routes ``/federation/*``: who is there, for viewers; requests to peers, for admins.
 

@@ -8,11 +8,11 @@ from prometheus_client import Counter
 from starlette.routing import WebSocketRoute
 
 from market_data_core.web.auth import Authenticator, Role
-from market_data_core.web.ratelimit import RateLimits, guess_limited
-from market_data_orchestrator.audit.logger import AuditLogger
+from market_data_core.web.ratelimit import guess_limited
 from market_data_orchestrator.audit.trail import audited_gate
 from market_data_orchestrator.market.feed import MarketFeed
 from market_data_orchestrator.market.socket import MarketSocket
+from market_data_orchestrator.protocols import AuditLogger, RateLimiter
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.status import StatusAggregator
 
@@ -26,7 +26,7 @@ def market_route(
     callers: Sequence[Authenticator],
     *,
     audit: AuditLogger,
-    limits: RateLimits,
+    limits: RateLimiter,
     failures: Counter,
 ) -> WebSocketRoute:
     """Return ``/ws/market``.

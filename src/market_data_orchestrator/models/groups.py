@@ -51,6 +51,7 @@ class SecuritySettings(SettingsGroup):
     jwks_url: str
     jwt_role_claim: str
     jwt_cache_ttl_s: int = Field(alias="jwt_cache_ttl")
+    jwt_refetch_s: float = Field(alias="jwt_refetch_sec")
     dual_auth: bool
     rate_limit_enabled: bool
     rate_limit_max_per_minute: int
@@ -73,6 +74,7 @@ class ProviderSettings(SettingsGroup):
     port: int = Field(alias="provider_port")
     client_id: int = Field(alias="provider_client_id")
     rate_events_s: float = Field(alias="provider_rate")
+    backfill: str
 
 
 class InfrastructureSettings(SettingsGroup):
@@ -95,4 +97,5 @@ class InfrastructureSettings(SettingsGroup):
     node_id: str
     federation_peers: tuple[str, ...]
     federation_token: SecretStr
+    federation_timeout_s: float = Field(alias="federation_timeout_sec")
     federation_directory: str

@@ -12,9 +12,10 @@ from prometheus_client import Counter
 from starlette.requests import Request
 
 from market_data_core.web.auth import Authenticator, Gate, Role
-from market_data_orchestrator.audit.logger import AuditLogger, Status
+from market_data_orchestrator.audit.logger import Status
 from market_data_orchestrator.audit.trail import Trail, audited, audited_gate
 from market_data_orchestrator.federation import FederationRecord, Recorder
+from market_data_orchestrator.protocols import AuditLogger
 
 
 class AuditRecorder:

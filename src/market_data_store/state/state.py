@@ -66,7 +66,15 @@ class State:
         """Return all that was registered, newest first."""
         return [Ingest(**dict(row)) for row in self._read("list_ingests")]
 
-    def enqueue_job(self, kind: str, params: Mapping[str, Any], now_ns: int, idempotency_key: str | None = None) -> Job:
+    def enqueue_job(
+        self,
+        kind: str,
+        params: Mapping[str, Any],
+        now_ns: int,
+        idempotency_key: str | None = None,
+        *,
+        fills: int | None = None,
+    ) -> Job:
         """Add a job, or return the one that was added under the same key.
 
         Args:
@@ -74,6 +82,7 @@ class State:
             params: With what; JSON values.
             now_ns: Now.
             idempotency_key: Names the request; None makes a new job every time.
+            fills: A gap that a new job fills; it is ``filling`` from the same moment.
 
         Raises:
             ValidationError: Code ``idempotency_conflict``: the key names a job with other parameters.
@@ -92,6 +101,9 @@ class State:
                         )
                     return _job(row)
             values = {"kind": kind, "params": params_json, "idempotency_key": idempotency_key, "now_ns": now_ns}
+            if fills is not None:
+                filling = {"id": fills, "to_ns": None, "state": GapState.FILLING, "detail": None}
+                connection.execute(self._sql["update_gap"], filling).fetchall()
             return _job(connection.execute(self._sql["add_job"], values).fetchone())
 
     def claim_job(

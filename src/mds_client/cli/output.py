@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mds_client.transfer.copying import CopyProgress
+if TYPE_CHECKING:  # who only prints need not load how tables are copied
+    from mds_client.transfer.copying import CopyProgress
 
 OUT: Final = Console()
 ERR: Final = Console(stderr=True)
@@ -36,10 +37,10 @@ def _finite(value: Any) -> Any:
     return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows with their columns; numbers to the right."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:
+    """Print rows with their columns, below a title if there is one; numbers to the right."""
     rows = [list(row) for row in rows]
-    table = Table(header_style="bold", show_edge=False, pad_edge=False)
+    table = Table(title=title or None, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
     for place, column in enumerate(columns):
         numeric = any(isinstance(row[place], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")

@@ -170,3 +170,42 @@ def test_a_rule_that_makes_no_sense_is_told_at_once(wrong):
         Rule(**({"action": "a", "max_hits": 1} | wrong))
     with pytest.raises(ConfigurationError):
         RateLimits(None, [*RULES, *RULES])
+
+
+async def seen(claim, what):
+    """Wait until a claim holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not claim():
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.005)
+
+
+async def test_a_watch_notices_while_nobody_asks(limits_of, own_redis, clock):
+    """That Redis goes, with the cause and since when, and that it comes back; each within a second."""
+    limits = limits_of(own_redis.url, RULES)
+    watching = asyncio.create_task(limits.watch())
+    await seen(lambda: clock._sleepers, "it was asked once")
+    assert (limits.state, limits.outage) == ("shared", None)
+    own_redis.kill()
+    clock.advance(1)
+    await seen(lambda: limits.state == "degraded", "it is missed")
+    first = limits.outage
+    assert (first.cause, first.since_ns) == ("ConnectionError", clock.now_ns())
+    for _ in range(3):
+        await seen(lambda: clock._sleepers, "it was asked again")
+        clock.advance(1)
+    assert limits.outage == first
+    own_redis.start()
+    await seen(lambda: clock._sleepers, "it was asked again")
+    clock.advance(1)
+    await seen(lambda: limits.state == "shared", "it is found again")
+    assert limits.outage is None
+    assert await outcomes(limits, 6) == [True] * 5 + [False]
+    watching.cancel()
+
+
+async def test_without_a_redis_there_is_nothing_to_watch(limits_of):
+    """It ends at once."""
+    limits = limits_of(None, RULES)
+    await limits.watch()
+    assert limits.outage is None

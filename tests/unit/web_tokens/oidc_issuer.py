@@ -52,6 +52,7 @@ class OpenIdIssuer:
         self.status = 200
         self.raw = None
         self.named = self.url
+        self.end_session = ""
         self.logins = {}
         self.exchanges = []
         self.app = Starlette(
@@ -63,14 +64,13 @@ class OpenIdIssuer:
         )
 
     async def _discovery(self, request):
-        return JSONResponse(
-            {
-                "issuer": self.named,
-                "jwks_uri": f"{self.url}/keys",
-                "authorization_endpoint": f"{self.url}/authorize",
-                "token_endpoint": f"{self.url}/token",
-            }
-        )
+        shown = {
+            "issuer": self.named,
+            "jwks_uri": f"{self.url}/keys",
+            "authorization_endpoint": f"{self.url}/authorize",
+            "token_endpoint": f"{self.url}/token",
+        }
+        return JSONResponse(shown | ({"end_session_endpoint": self.end_session} if self.end_session else {}))
 
     async def _keys(self, request):
         self.fetches += 1

@@ -153,6 +153,20 @@ async def test_invented_key_ids_do_not_storm_the_issuer(issuer, tokens, clock):
     assert issuer.fetches == 2
 
 
+async def test_how_often_keys_may_be_fetched_is_a_setting(issuer, clock):
+    """And whoever is turned away because they cannot be had is told to wait as long."""
+    tokens = OidcTokens(issuer=issuer.url, audience=AUDIENCE, refetch_s=2, clock=clock)
+    for _ in range(3):
+        await refusal(tokens, issuer.token(header={"kid": "invented"}))
+        clock.advance(1)
+    assert issuer.fetches == 2
+    await issuer.stop()
+    unknown = OidcTokens(issuer=issuer.url, audience=AUDIENCE, refetch_s=2, clock=clock)
+    with pytest.raises(TemporaryUnavailable) as caught:
+        await unknown.authenticate(bearing(issuer.token()))
+    assert caught.value.retry_after_sec == 2
+
+
 async def test_keys_are_fetched_again_after_their_time(issuer, tokens, clock):
     """A key that is shown no longer then counts no longer."""
     token = issuer.token(exp=NOW_S + 10_000)

@@ -34,6 +34,7 @@ from market_data_core.web.auth.sessions import (
 if TYPE_CHECKING:
     from market_data_core.web.auth.oidc import Issuer
     from market_data_core.web.auth.oidc_login import OidcLogin
+    from market_data_core.web.auth.oidc_logout import OidcLogout
     from market_data_core.web.auth.tokens import OidcTokens, role_in
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "KeyStore",
     "MemorySessions",
     "OidcLogin",
+    "OidcLogout",
     "OidcTokens",
     "OneTime",
     "Principal",
@@ -73,7 +75,13 @@ __all__ = [
 ]
 
 # Tokens need an HTTP client and a library of signatures; a service without an issuer is started without them.
-_LATER: Final = {"Issuer": "oidc", "OidcLogin": "oidc_login", "OidcTokens": "tokens", "role_in": "tokens"}
+_LATER: Final = {
+    "Issuer": "oidc",
+    "OidcLogin": "oidc_login",
+    "OidcLogout": "oidc_logout",
+    "OidcTokens": "tokens",
+    "role_in": "tokens",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter
 from prometheus_client import Counter
@@ -21,9 +21,23 @@ from market_data_core.web.auth.sessions import OneTime, Sessions, csrf_token
 
 if TYPE_CHECKING:
     from market_data_core.web.auth.oidc_login import OidcLogin
+    from market_data_core.web.auth.oidc_logout import OidcLogout
 
-_STATE_S: Final = 600
-_MAX_CODE_CHARS: Final = 4096
+_END_SESSION: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The session has ended; `end_session_url` is where the browser ends that at the issuer.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["end_session_url"],
+                    "properties": {"end_session_url": {"type": "string", "format": "uri"}},
+                }
+            }
+        },
+    },
+    204: {"description": "The session has ended, if there was one."},
+}
 
 
 def session_router(
@@ -33,6 +47,7 @@ def session_router(
     links: OneTime[Principal],
     tickets: OneTime[Principal],
     oidc: OidcLogin | None = None,
+    oidc_logout: OidcLogout | None = None,
     home: str = "/ui",
     failures: Counter | None = None,
     gate: Gate | None = None,
@@ -40,7 +55,7 @@ def session_router(
     """Return the routes below ``/auth``.
 
     ``GET /auth/login`` (``?token=`` of a login link, else the issuer), ``GET /auth/callback``, ``POST /auth/logout``,
-    ``GET /auth/me``, ``POST /auth/ws-ticket`` and ``GET /auth/ping``.
+    ``GET /auth/logged-out``, ``GET /auth/me``, ``POST /auth/ws-ticket`` and ``GET /auth/ping``.
 
     Args:
         sessions: Where logins become sessions.
@@ -48,19 +63,29 @@ def session_router(
         links: Login links, each for who is logged in by it.
         tickets: WebSocket tickets; hand the same to `WsTickets`.
         oidc: Login at an issuer; None if there is none.
-        home: Where a browser goes once it is logged in.
+        oidc_logout: Ends the issuer's session too; None to end our own only.
+        home: Where a browser goes once it is logged in, or out.
         failures: Counts who was not let in, as `require` does.
         gate: In place of the viewer's gate made of `authenticators`, for one that also limits.
     """
     caller = gate or require(Role.VIEWER, authenticators=authenticators, failures=failures)
     router = APIRouter(tags=["auth"])
-    router.include_router(_login_routes(sessions, links, oidc, home, failures))
-    router.include_router(_caller_routes(sessions, tickets, caller))
+    router.include_router(
+        _login_routes(sessions, links, oidc=oidc, oidc_logout=oidc_logout, home=home, failures=failures)
+    )
+    router.include_router(_return_routes(oidc_logout, home))
+    router.include_router(_caller_routes(sessions, tickets, caller, oidc_logout))
     return router
 
 
 def _login_routes(
-    sessions: Sessions, links: OneTime[Principal], oidc: OidcLogin | None, home: str, failures: Counter | None
+    sessions: Sessions,
+    links: OneTime[Principal],
+    *,
+    oidc: OidcLogin | None,
+    oidc_logout: OidcLogout | None,
+    home: str,
+    failures: Counter | None,
 ) -> APIRouter:
     router = APIRouter(prefix="/auth")
 
@@ -74,7 +99,10 @@ def _login_routes(
     async def login(token: str | None = None) -> Response:
         if token is not None:
             with _counted(failures):
-                return await logged_in(_redeemed(links, token))
+                answer = await logged_in(_redeemed(links, token))
+            if oidc_logout is not None:
+                oidc_logout.unmark(answer)
+            return answer
         if oidc is None:
             raise HTTPException(404, "No OpenID issuer is configured; use a login link or an API key")
         return await oidc.begin()
@@ -84,24 +112,49 @@ def _login_routes(
         if oidc is None:
             raise HTTPException(404, "No OpenID issuer is configured")
         with _counted(failures):
-            answer = await logged_in(await oidc.finish(request))
+            login = await oidc.finish(request)
+            answer = await logged_in(login.principal)
         drop_cookie(answer, oidc.cookie, secure=oidc.secure)
+        if oidc_logout is not None:
+            oidc_logout.mark(answer, login.sid, max_age_s=int(sessions.absolute_s))
         return answer
 
     return router
 
 
-def _caller_routes(sessions: Sessions, tickets: OneTime[Principal], caller: Gate) -> APIRouter:
+# Where the issuer sends a browser back to that has logged out there. It is nobody by then, and nothing is done.
+def _return_routes(oidc_logout: OidcLogout | None, home: str) -> APIRouter:
+    router = APIRouter(prefix="/auth")
+
+    @router.get("/logged-out", include_in_schema=False)
+    async def logged_out(request: Request) -> Response:
+        if oidc_logout is None:
+            raise HTTPException(404, "No OpenID issuer is configured")
+        return oidc_logout.finish(request, home=home)
+
+    return router
+
+
+def _caller_routes(
+    sessions: Sessions, tickets: OneTime[Principal], caller: Gate, oidc_logout: OidcLogout | None
+) -> APIRouter:
     router = APIRouter(prefix="/auth", route_class=guarded_route(caller))
 
-    @router.post("/logout", status_code=204)
+    @router.post("/logout", status_code=204, responses=_END_SESSION)
     async def logout(request: Request) -> Response:
-        """End the browser's session; callers with a key have none to end."""
+        """End the browser's session; callers with a key have none to end.
+
+        One that logged in at an issuer is told where to go to end the issuer's session too.
+        """
         session_id = sessions.offered(request)
         if session_id is not None:
             await sessions.close(session_id)
-        answer = Response(status_code=204)
+        # Only now: our own session is over whatever the issuer does.
+        begun = None if session_id is None or oidc_logout is None else await oidc_logout.begin(request)
+        answer = begun or Response(status_code=204)
         drop_cookie(answer, sessions.cookie, secure=sessions.secure)
+        if oidc_logout is not None:
+            oidc_logout.unmark(answer)
         return answer
 
     @router.get("/me")

@@ -20,7 +20,7 @@ from market_data_core.errors import AuthenticationFailed, ConfigurationError, Te
 LOG = logging.getLogger(__name__)
 
 REFETCH_S: Final = 10.0
-"""Least time between two attempts to fetch keys, seconds."""
+"""Least time between two attempts to fetch keys unless said otherwise, seconds."""
 
 STALE_S: Final = 24 * 3600.0
 """How long keys count while the issuer is away, seconds since they were fetched."""
@@ -39,24 +39,27 @@ class Endpoints:
         jwks: Its keys.
         authorization: Where browsers log in; empty if it does not say.
         token: Where a code is exchanged for tokens; empty if it does not say.
+        end_session: Where browsers log out; empty if it does not say.
     """
 
     jwks: str
     authorization: str = ""
     token: str = ""
+    end_session: str = ""
 
 
 class Issuer:
     """An OpenID issuer, asked as seldom as possible.
 
     Keys are fetched when first needed and again after `cache_ttl_s`. A key it has not shown yet has them fetched at
-    once, so that a rotation needs no restart; but never more than one attempt in `REFETCH_S`, whoever invents key ids.
+    once, so that a rotation needs no restart; but never more than one attempt in `refetch_s`, whoever invents key ids.
     While the issuer is away its last keys count for `STALE_S`.
 
     Args:
         issuer: Its URL, exactly as its tokens name it.
         jwks_url: Where its keys are; empty to learn it from its discovery document.
         cache_ttl_s: How long keys are used before they are fetched again, seconds.
+        refetch_s: Least time between two attempts to fetch them, seconds.
         timeout_s: How long one fetch may take in all, seconds.
         clock: Measures these times.
 
@@ -70,6 +73,7 @@ class Issuer:
         *,
         jwks_url: str = "",
         cache_ttl_s: float = 3600.0,
+        refetch_s: float = REFETCH_S,
         timeout_s: float = 3.0,
         clock: Clock | None = None,
     ) -> None:
@@ -81,6 +85,7 @@ class Issuer:
         self.timeout_s = timeout_s
         self._jwks_url = jwks_url
         self._cache_ttl_s = cache_ttl_s
+        self._refetch_s = refetch_s
         self._clock = clock or SystemClock()
         self._endpoints: Endpoints | None = None
         self._keys: tuple[Key, ...] = ()
@@ -99,13 +104,15 @@ class Issuer:
             # A document of another issuer would have us take its keys for this one's (RFC 8414, section 3.3).
             if found.get("issuer") != self.issuer:
                 raise TemporaryUnavailable(f"the discovery document of {self.issuer} names another issuer")
-            fields = {name: _url(found, name) for name in ("jwks_uri", "authorization_endpoint", "token_endpoint")}
+            names = ("jwks_uri", "authorization_endpoint", "token_endpoint", "end_session_endpoint")
+            fields = {name: _url(found, name) for name in names}
             if not fields["jwks_uri"]:
                 raise TemporaryUnavailable(f"the discovery document of {self.issuer} names no usable jwks_uri")
             self._endpoints = Endpoints(
                 jwks=fields["jwks_uri"],
                 authorization=fields["authorization_endpoint"],
                 token=fields["token_endpoint"],
+                end_session=fields["end_session_endpoint"],
             )
         return self._endpoints
 
@@ -148,13 +155,13 @@ class Issuer:
         age_s = self._age_s()
         if age_s is None or age_s >= STALE_S:
             error = TemporaryUnavailable("tokens cannot be checked at present: their issuer does not answer")
-            error.retry_after_sec = REFETCH_S
+            error.retry_after_sec = self._refetch_s
             raise error
 
     async def _refresh(self, *, having: tuple[Key, ...]) -> None:
         async with self._fetching:
             now_s = self._clock.monotonic_s()
-            if self._keys is not having or (self._tried_s is not None and now_s - self._tried_s < REFETCH_S):
+            if self._keys is not having or (self._tried_s is not None and now_s - self._tried_s < self._refetch_s):
                 return
             self._tried_s = now_s
             try:

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -20,6 +22,20 @@ from market_data_core.web.auth.tokens import OidcTokens, role_in
 
 _STATE_S: Final = 600
 _MAX_CODE_CHARS: Final = 4096
+_MAX_SID_CHARS: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerLogin:
+    """A login that an issuer has confirmed.
+
+    Attributes:
+        principal: Who has logged in.
+        sid: What the issuer calls its own session of that browser; empty if it does not say. No token, opens nothing.
+    """
+
+    principal: Principal
+    sid: str = ""
 
 
 class OidcLogin:
@@ -79,11 +95,11 @@ class OidcLogin:
             "code_challenge": challenge,
             "code_challenge_method": "S256",
         }
-        answer = redirect(f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}")
+        answer = redirect(with_query(endpoint, query))
         set_cookie(answer, self.cookie, f"{state}.{nonce}.{verifier}", secure=self.secure, max_age_s=_STATE_S)
         return answer
 
-    async def finish(self, request: Request) -> Principal:
+    async def finish(self, request: Request) -> IssuerLogin:
         """Return who has logged in, for the request with which the issuer sent the browser back.
 
         Raises:
@@ -108,7 +124,8 @@ class OidcLogin:
         named = claims.get("nonce")
         if not isinstance(named, str) or not hmac.compare_digest(named.encode("utf-8", "replace"), nonce.encode()):
             raise AuthenticationFailed("the id token is of another login")
-        return await self._principal(claims, answer.get("access_token"))
+        principal = await self._principal(claims, answer.get("access_token"))
+        return IssuerLogin(principal=principal, sid=_sid(claims))
 
     async def _exchange(self, code: str, verifier: str) -> dict[str, Any]:
         endpoint = (await self._tokens.issuer.endpoints()).token
@@ -137,3 +154,14 @@ class OidcLogin:
             if access["sub"] == claims["sub"]:
                 return self._tokens.principal_of(access)
         raise AuthenticationFailed("neither the id token nor the access token names a role of this service")
+
+
+def with_query(url: str, query: Mapping[str, str]) -> str:
+    """Return an endpoint's address with a query; the endpoint may have one of its own."""
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
+
+
+def _sid(claims: Mapping[str, Any]) -> str:
+    # It goes into a cookie, and an answer with a cookie that is too large loses it.
+    sid = claims.get("sid")
+    return sid if isinstance(sid, str) and len(sid) <= _MAX_SID_CHARS and sid.isprintable() else ""

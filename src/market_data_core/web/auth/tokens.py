@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
 from market_data_core.errors import AuthenticationFailed, ConfigurationError
-from market_data_core.web.auth.oidc import Issuer
+from market_data_core.web.auth.oidc import REFETCH_S, Issuer
 from market_data_core.web.auth.roles import Principal, Role
 
 KEY_TYPES: Final[Mapping[str, str]] = {
@@ -46,6 +46,7 @@ class OidcTokens:
         jwks_url: Where the issuer's keys are; empty to learn it by discovery.
         role_claim: Name of the claim, or a path such as ``realm_access.roles``.
         cache_ttl_s: How long the issuer's keys are kept, seconds.
+        refetch_s: Least time between two attempts to fetch them, seconds.
         timeout_s: How long the issuer may take to answer, seconds.
         clock: Says what has expired.
 
@@ -61,6 +62,7 @@ class OidcTokens:
         jwks_url: str = "",
         role_claim: str = "roles",
         cache_ttl_s: float = 3600.0,
+        refetch_s: float = REFETCH_S,
         timeout_s: float = 3.0,
         clock: Clock | None = None,
     ) -> None:
@@ -69,7 +71,14 @@ class OidcTokens:
         self._clock = clock or SystemClock()
         self._audience = audience
         self.role_claim = role_claim
-        self.issuer = Issuer(issuer, jwks_url=jwks_url, cache_ttl_s=cache_ttl_s, timeout_s=timeout_s, clock=self._clock)
+        self.issuer = Issuer(
+            issuer,
+            jwks_url=jwks_url,
+            cache_ttl_s=cache_ttl_s,
+            refetch_s=refetch_s,
+            timeout_s=timeout_s,
+            clock=self._clock,
+        )
 
     async def authenticate(self, connection: HTTPConnection) -> Principal | None:
         """Return whose token the request carries, or None if it carries none.

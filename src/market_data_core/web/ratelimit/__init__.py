@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from market_data_core.web.ratelimit.gates import by_last_segment, guess_limited, limited
+from market_data_core.web.ratelimit.gates import address_of, by_last_segment, guess_limited, limited
 from market_data_core.web.ratelimit.limits import RateLimits
-from market_data_core.web.ratelimit.rules import Decision, RateLimited, Rule, control_rules
+from market_data_core.web.ratelimit.rules import Decision, Limiter, Outage, RateLimited, Rule, control_rules
 
 __all__ = [
     "Decision",
+    "Limiter",
+    "Outage",
     "RateLimited",
     "RateLimits",
     "Rule",
+    "address_of",
     "by_last_segment",
     "control_rules",
     "guess_limited",

@@ -10,8 +10,7 @@ from starlette.requests import HTTPConnection
 
 from market_data_core.errors import AuthenticationFailed
 from market_data_core.web.auth import Gate, Principal
-from market_data_core.web.ratelimit.limits import RateLimits
-from market_data_core.web.ratelimit.rules import RateLimited
+from market_data_core.web.ratelimit.rules import Limiter, RateLimited
 
 _CREDENTIALS: Final = ("authorization", "x-api-key")
 
@@ -21,7 +20,7 @@ def by_last_segment(connection: HTTPConnection) -> str:
     return str(connection.scope.get("path", "")).rstrip("/").rpartition("/")[2]
 
 
-def limited(gate: Gate, limits: RateLimits, *, action: Callable[[HTTPConnection], str] = by_last_segment) -> Gate:
+def limited(gate: Gate, limits: Limiter, *, action: Callable[[HTTPConnection], str] = by_last_segment) -> Gate:
     """Return a gate that lets each caller through `gate` only as often as the rule of the action allows.
 
     Counted by the caller's name, so one cannot use up what is another's. What became of it is left in
@@ -41,7 +40,7 @@ def limited(gate: Gate, limits: RateLimits, *, action: Callable[[HTTPConnection]
     return gated
 
 
-def guess_limited(gate: Gate, limits: RateLimits, *, action: str = "login") -> Gate:
+def guess_limited(gate: Gate, limits: Limiter, *, action: str = "login") -> Gate:
     """Return a gate that no longer listens to an address from which too many wrong keys or tokens came.
 
     Those who send none are not counted, and a session that has ended is no guess. Beyond the limit a right key is not

@@ -18,7 +18,7 @@ from limits.aio.strategies import MovingWindowRateLimiter
 
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import ConfigurationError
-from market_data_core.web.ratelimit.rules import Decision, RateLimited, Rule
+from market_data_core.web.ratelimit.rules import Decision, Outage, RateLimited, Rule
 
 LOG = logging.getLogger(__name__)
 
@@ -26,6 +26,11 @@ _TIMEOUT_S: Final = 0.25
 # While Redis is away only one caller in this time finds out, the others do not wait for it.
 _RETRY_S: Final = 1.0
 _SCHEMES: Final = frozenset({"redis", "rediss"})
+# What the watch counts: it writes as any limit does, since a Redis that can only be read is away too. Nobody waits for
+# it, so a process that is itself too busy for a moment need not take Redis for dead.
+_PROBE: Final = Rule(action="probe", max_hits=1, window_s=1)
+_PROBE_TIMEOUT_S: Final = 1.0
+_PROBES: Final = 2
 
 
 class RateLimits:
@@ -40,7 +45,7 @@ class RateLimits:
         on_hit: Told of each decision: the action, and ``allowed`` or ``denied``.
         on_degraded: Told each time Redis did not answer.
         timeout_s: How long Redis may keep a caller waiting, seconds.
-        clock: Says when Redis is tried again.
+        clock: Says when Redis is tried again, and since when it is away.
 
     Raises:
         ConfigurationError: The URL is not one, two rules are of one action, or the package redis is absent.
@@ -66,21 +71,26 @@ class RateLimits:
         self._clock = clock or SystemClock()
         self._local = MovingWindowRateLimiter(MemoryStorage())
         self._shared = _shared(url, timeout_s) if url else None
-        self._away = False
+        self._outage: Outage | None = None
         self._retry_at_s = 0.0
-        self._outages = 0
+        self._unanswered = 0
 
     @property
     def state(self) -> Literal["local", "shared", "degraded"]:
         """Where it counts; ``degraded`` if Redis is configured and did not answer last time."""
         if self._shared is None:
             return "local"
-        return "degraded" if self._away else "shared"
+        return "degraded" if self._outage is not None else "shared"
+
+    @property
+    def outage(self) -> Outage | None:
+        """Why and since when each process counts alone; None while counts are shared, or never are."""
+        return self._outage
 
     @property
     def degraded_total(self) -> int:
         """How often Redis did not answer."""
-        return self._outages
+        return self._unanswered
 
     async def hit(self, action: str, actor: str) -> Decision | None:
         """Count one attempt and return whether it may go on; None if the action is not limited.
@@ -115,6 +125,15 @@ class RateLimits:
             raise RateLimited(decision)
         return decision
 
+    async def watch(self) -> None:
+        """Ask Redis once a second whether it is there; runs until cancelled, or ends at once without a Redis.
+
+        Without it `state` is only as new as the last request that was held against a rule.
+        """
+        while self._shared is not None:
+            await self._ask_shared(_PROBE, "", take=True, timeout_s=_PROBE_TIMEOUT_S, tries=_PROBES)
+            await self._clock.sleep(_RETRY_S)
+
     async def close(self) -> None:
         """Let the connection to Redis go."""
         if self._shared is not None:
@@ -122,7 +141,7 @@ class RateLimits:
 
     async def _decide(self, rule: Rule, actor: str, *, take: bool) -> Decision:
         key = hashlib.sha256(actor.encode("utf-8", "surrogatepass")).hexdigest()
-        shared = await self._ask_shared(rule, key, take=take)
+        shared = await self._ask_shared(rule, key, take=take, timeout_s=self._timeout_s)
         if shared is None and self._shared is not None and rule.on_outage == "open":
             return Decision(rule=rule, allowed=True, remaining=rule.max_hits, reset_after_s=0.0, counted="nowhere")
         if shared is not None and not shared.allowed:
@@ -131,27 +150,32 @@ class RateLimits:
         local = await _count(self._local, rule, key, "local", take=take)
         return local if shared is None or not local.allowed else shared
 
-    async def _ask_shared(self, rule: Rule, key: str, *, take: bool) -> Decision | None:
+    async def _ask_shared(
+        self, rule: Rule, key: str, *, take: bool, timeout_s: float, tries: int = 1
+    ) -> Decision | None:
         now_s = self._clock.monotonic_s()
-        if self._shared is None or (self._away and now_s < self._retry_at_s):
+        if self._shared is None or (self._outage is not None and now_s < self._retry_at_s):
             return None
         # Set before asking: whoever comes while this one waits is not kept waiting too.
         self._retry_at_s = now_s + _RETRY_S
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 decision = await _count(self._shared.limiter, rule, key, "shared", take=take)
         except self._shared.errors as exc:
-            self._outages += 1
-            if not self._away:
+            if tries > 1 and self._outage is None:
+                await self._shared.forget()
+                return await self._ask_shared(rule, key, take=take, timeout_s=timeout_s, tries=tries - 1)
+            self._unanswered += 1
+            if self._outage is None:
                 LOG.warning("rate limits: Redis at %s does not answer (%s)", self._shared.place, type(exc).__name__)
-            self._away = True
+                self._outage = Outage(cause=type(exc).__name__, since_ns=self._clock.now_ns())
             if self._on_degraded is not None:
                 self._on_degraded()
             await self._shared.forget()
             return None
-        if self._away:
+        if self._outage is not None:
             LOG.info("rate limits: Redis at %s answers again", self._shared.place)
-        self._away = False
+        self._outage = None
         return decision
 
 
@@ -185,8 +209,9 @@ def _shared(url: str, timeout_s: float) -> _Shared:
             url,
             max_connections=8,
             timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
+            # Whoever asks has a time of their own, which is no longer.
+            socket_timeout=max(timeout_s, _PROBE_TIMEOUT_S),
+            socket_connect_timeout=max(timeout_s, _PROBE_TIMEOUT_S),
             # Asking again is decided here, where it is counted.
             retry=Retry(NoBackoff(), 0),
         )

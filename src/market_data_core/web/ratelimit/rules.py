@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from starlette.exceptions import HTTPException
 
@@ -74,6 +74,39 @@ class Decision:
             "RateLimit": f'"{rule.action}";r={self.remaining};t={wait_s}',
         }
         return found if self.allowed else {**found, "Retry-After": str(max(1, wait_s))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """Why shared counts are not shared.
+
+    Attributes:
+        cause: What came of asking Redis the first time it did not answer, such as ``ConnectionError``.
+        since_ns: When that was, UTC nanoseconds since the epoch.
+    """
+
+    cause: str
+    since_ns: int
+
+
+class Limiter(Protocol):
+    """What the gates ask: says how often a caller may do something."""
+
+    async def hit(self, action: str, actor: str) -> Decision | None:
+        """Count one attempt; None if the action is not limited."""
+        ...
+
+    async def test(self, action: str, actor: str) -> Decision | None:
+        """Return what `hit` would, and count nothing."""
+        ...
+
+    async def require(self, action: str, actor: str) -> Decision | None:
+        """Count one attempt.
+
+        Raises:
+            RateLimited: It may not go on.
+        """
+        ...
 
 
 class RateLimited(HTTPException):

@@ -52,12 +52,17 @@ export class Account {
     return "";
   }
 
-  /** Signs out: forgets the key, or ends the session. */
+  /** Signs out: forgets the key, or ends the session, then goes where the issuer ends its own if there is one. */
   async leave() {
+    let elsewhere = null;
     if (this.withKey) sessionStorage.removeItem(KEY);
-    else await this.request("/auth/logout", { method: "POST" });
+    else {
+      const answer = await this.request("/auth/logout", { method: "POST" });
+      if (answer.status === 200) elsewhere = (await answer.json()).end_session_url;
+    }
     Object.assign(this, { user: null, role: null });
-    await this.refresh();
+    if (typeof elsewhere === "string") location.assign(elsewhere);
+    else await this.refresh();
   }
 
   request(path, { method = "GET", headers = {} } = {}) {
