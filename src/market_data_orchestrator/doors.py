@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header
 from prometheus_client import CollectorRegistry, Counter
 from starlette.requests import HTTPConnection, Request
 
+from market_data_core.errors import TemporaryUnavailable
 from market_data_core.telemetry import ControlAction, ControlResult
 from market_data_core.web.auth import (
     FAILURE_REASONS,
@@ -28,6 +29,7 @@ from market_data_orchestrator.settings import OrchestratorSettings
 
 LOG = logging.getLogger(__name__)
 KEYS_FILE = "api-keys.jsonl"
+_KEY_HEADERS = ("x-api-key", "authorization")
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
 
 
@@ -37,7 +39,7 @@ def keys_file(settings: OrchestratorSettings) -> Path:
 
 
 class Keys:
-    """The service's keys. Until `open`, which needs the data directory, nobody is known.
+    """The service's keys. Until `open`, which needs the data directory, nobody can be told from anybody.
 
     Args:
         settings: Name the configured key and the file of the others.
@@ -45,7 +47,7 @@ class Keys:
 
     def __init__(self, settings: OrchestratorSettings) -> None:
         self._settings = settings
-        self._known: list[Authenticator] = []
+        self._known: list[Authenticator] | None = None
         self.first: Path | None = None
         """File of the key that was made because there was none; its owner alone can read it."""
 
@@ -62,7 +64,16 @@ class Keys:
             LOG.warning("no key is configured: one was made for you, it is in %s", self.first)
 
     async def authenticate(self, connection: HTTPConnection) -> Principal | None:
-        """Return whose key a request carries, or None."""
+        """Return whose key a request carries, or None.
+
+        Raises:
+            TemporaryUnavailable: It carries something, and the keys have not been read yet.
+        """
+        if self._known is None:
+            if any(connection.headers.get(name) for name in _KEY_HEADERS):
+                # No wrong key: its holder would be counted as a guesser, and shut out of a service that starts slowly.
+                raise TemporaryUnavailable("keys cannot be checked yet: the service is starting")
+            return None
         for known in self._known:
             principal = await known.authenticate(connection)
             if principal is not None:

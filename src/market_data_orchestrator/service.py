@@ -30,7 +30,7 @@ from market_data_pipeline.dag import Plan, plan
 from market_data_pipeline.engine import Engine, EngineSettings
 from market_data_pipeline.orchestration import FeedbackBus, feedback_bus
 from market_data_pipeline.worker import WorkerConsumers
-from market_data_store.state import GapState, State
+from market_data_store.state import GapState, JobState, State
 
 LOG = logging.getLogger(__name__)
 STATE_FILE = "state.db"
@@ -206,6 +206,9 @@ class Service:
     @asynccontextmanager
     async def _taking_in(self) -> AsyncIterator[None]:
         engine, state = self._opened()
+        # Whoever was at a job is gone, for the engine's lock is ours.
+        for job in await asyncio.to_thread(state.list_jobs, states=[JobState.RUNNING], limit=1000):
+            await asyncio.to_thread(state.release_jobs, job.owner or "", self.clock.now_ns())
         owner = f"{self.settings.node_id}:{id(self)}"
         self.jobs = ReplayJobs(state, engine, owner=owner, clock=self.clock)
         self.backfills = BackfillJobs(

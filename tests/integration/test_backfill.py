@@ -135,3 +135,19 @@ def test_what_the_provider_refuses_is_unfillable_and_says_why(start, gateway, tm
 
         (error,) = eventually(failed, 10, "the job has failed")
         assert "MSFT" in error
+
+
+def test_a_service_killed_while_it_waits_for_history_goes_on_at_once(start, gateway, tmp_path):
+    """Nobody waits for the job of a process that is gone to grow stale."""
+    gateway.gateway.mute_history = True
+    with start() as service:
+        service.wait_healthy(30)
+        ask(service, "POST", "/control/pause")
+        ask(service, "POST", "/control/resume")
+        eventually(lambda: gateway.gateway.asked(20), 30, "history is asked for")
+        service.process.kill()
+    gateway.gateway.mute_history = False
+    with start() as service:
+        service.wait_healthy(30)
+        gap = gap_of(service, "paused", "filled", 30)
+        assert seconds_of(gap) <= {row["ts_event"] for row in filled_bars(tmp_path / "data", "AAPL")}

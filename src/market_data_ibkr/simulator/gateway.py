@@ -142,6 +142,7 @@ class SimulatedGateway:
         tick_by_tick_limit: How many subscriptions of single trades it has.
         paces_history: Whether it answers historical requests that come too fast with 162.
         late_ticks: Whether a cancelled subscription gives one more tick.
+        mute_history: Whether historical requests get no answer at all.
         clock: What time it is; the system's if None.
     """
 
@@ -156,6 +157,7 @@ class SimulatedGateway:
         tick_by_tick_limit: int = 5,
         paces_history: bool = False,
         late_ticks: bool = False,
+        mute_history: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self._host = host
@@ -166,6 +168,7 @@ class SimulatedGateway:
         self.tick_by_tick_limit = tick_by_tick_limit
         self.paces_history = paces_history
         self.late_ticks = late_ticks
+        self.mute_history = mute_history
         self.clock: Clock = clock or SystemClock()
         self.connections: list[_Connection] = []
         self.accepted = 0
@@ -447,7 +450,8 @@ class SimulatedGateway:
         if code is not None:
             c.send(4, 2, number, code, TEXTS.get(code, ""), "")
             return
-        c.send(*historical_bars(f, self._seed))
+        if not self.mute_history:
+            c.send(*historical_bars(f, self._seed))
 
     def _details(self, c: _Connection, f: list[str]) -> None:
         code = self.deny.get(_name(f[3:15]))
