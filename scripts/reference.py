@@ -250,14 +250,10 @@ FLAG_MEANINGS: Final = {
 EXIT_CODES: Final = (
     (
         "0",
-        "Done. `mdo status`, `mdo explain` without a word: healthy. `mdo audit ledger`: everything agrees. `mdo doctor`: "
-        "nothing failed. `mdo backfill`: every gap filled.",
+        "Done, and all is well: healthy, every account agrees, nothing failed, every gap filled (`mdo status`, "
+        + "`mdo explain` without a word, `mdo audit ledger`, `mdo doctor`, `mdo backfill`).",
     ),
-    (
-        "1",
-        "Failed: no service or store there, a damaged file, not healthy, a ledger that does not balance, a gap that is "
-        "not filled.",
-    ),
+    ("1", "Failed: no service or store there, a damaged file, not healthy, an account or a gap that stays open."),
     ("2", "Wrong use: an unknown command, option, layout or path, a wrong setting, a query that may not be asked."),
     ("130", "Ended by Ctrl-C; `mdo up` ends with 0 then, once what was received is stored."),
 )

@@ -18,8 +18,8 @@ from market_data_core.web import create_service_app
 from market_data_core.web.auth import ConfiguredKey, KeyStore, Role
 from market_data_core.web.ratelimit import RateLimits
 from market_data_orchestrator.audit.logger import AuditLogger
-from market_data_orchestrator.data import StoredData, data_routers
 from market_data_orchestrator.backfill import BACKFILL, begin_backfill
+from market_data_orchestrator.data import StoredData, data_routers
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import load_settings
 from market_data_pipeline.orchestration import RateCoordinator
