@@ -248,11 +248,7 @@ FLAG_MEANINGS: Final = {
 """What every flag says."""
 
 EXIT_CODES: Final = (
-    (
-        "0",
-        "Done, and all is well: healthy, every account agrees, nothing failed, every gap filled (`mdo status`, "
-        + "`mdo explain` without a word, `mdo audit ledger`, `mdo doctor`, `mdo backfill`).",
-    ),
+    ("0", "Done. Of commands that judge: healthy, every account agrees, nothing failed, every gap filled."),
     ("1", "Failed: no service or store there, a damaged file, not healthy, an account or a gap that stays open."),
     ("2", "Wrong use: an unknown command, option, layout or path, a wrong setting, a query that may not be asked."),
     ("130", "Ended by Ctrl-C; `mdo up` ends with 0 then, once what was received is stored."),
