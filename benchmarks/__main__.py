@@ -12,13 +12,27 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import bars_csv, bars_parquet, dag, footprint, health, lake_bars, live, many, sockets, stored, upserts
+from benchmarks import (
+    amds,
+    bars_csv,
+    bars_parquet,
+    dag,
+    footprint,
+    health,
+    lake_bars,
+    live,
+    many,
+    sockets,
+    stored,
+    upserts,
+)
 from benchmarks.context import Context, default_cache, find_recordings, machine
 from benchmarks.results import Result, show, write
 
 _FAILED = "failed"
 ROWS = {
-    m.ROW: m for m in (bars_parquet, bars_csv, dag, stored, upserts, live, many, health, sockets, lake_bars, footprint)
+    m.ROW: m
+    for m in (bars_parquet, bars_csv, dag, stored, upserts, live, many, health, sockets, lake_bars, footprint, amds)
 }
 
 

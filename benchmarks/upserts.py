@@ -180,7 +180,7 @@ def _check(made: Backend, rows: int, versions: int, volume: float) -> None:
 
 def _result(way: str, phase: str, rows: int, found: Mapping[str, list[Seconds]], detail: dict[str, Any]) -> Result:
     times = {name: [taken[phase] for taken in rounds_] for name, rounds_ in found.items()}
-    asked = way != LAKE and phase != "revised"
+    asked = way != LAKE
     return Result(
         row=ROW,
         what=f"{way}: {PHASES[phase]}",

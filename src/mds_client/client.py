@@ -156,35 +156,32 @@ class MDS:
             ValidationError: One is another tenant's; ``details["row"]`` says which, from 0. Nothing is stored.
             SchemaValidationError: One cannot be stored or is of another type; ``details`` as above, and ``column``.
         """
-        models = list(models)
-        known_ns = None if ts_known is None else moment_ns(ts_known, "ts_known")
         with self._store() as backend:
-            for row, model in enumerate(models):
-                self._check_row(model, row)
-            if not models:
+            asked = rows_to_upsert(list(models), tenant_id=self.tenant_id, reason=reason, ts_known=ts_known)
+            if asked is None:
                 return Upserted()
-            rows = rows_from_models(models, reason=reason, ts_known_ns=known_ns)
-            return backend.upsert(TABLES[type(models[0])], rows, now_ns=self._clock.now_ns())
+            table, rows = asked
+            return backend.upsert(table, rows, now_ns=self._clock.now_ns())
 
     def upsert_bars(self, bars: Iterable[Bar], *, reason: str | None = None, ts_known: When | None = None) -> Upserted:
         """Store bars; see `upsert`."""
-        return self.upsert(_all(Bar, bars), reason=reason, ts_known=ts_known)
+        return self.upsert(all_of(Bar, bars), reason=reason, ts_known=ts_known)
 
     def upsert_fundamentals(
         self, fundamentals: Iterable[Fundamentals], *, reason: str | None = None, ts_known: When | None = None
     ) -> Upserted:
         """Store fundamentals; see `upsert`."""
-        return self.upsert(_all(Fundamentals, fundamentals), reason=reason, ts_known=ts_known)
+        return self.upsert(all_of(Fundamentals, fundamentals), reason=reason, ts_known=ts_known)
 
     def upsert_news(self, news: Iterable[News], *, reason: str | None = None, ts_known: When | None = None) -> Upserted:
         """Store news; see `upsert`."""
-        return self.upsert(_all(News, news), reason=reason, ts_known=ts_known)
+        return self.upsert(all_of(News, news), reason=reason, ts_known=ts_known)
 
     def upsert_options(
         self, options: Iterable[OptionSnap], *, reason: str | None = None, ts_known: When | None = None
     ) -> Upserted:
         """Store option snapshots; see `upsert`."""
-        return self.upsert(_all(OptionSnap, options), reason=reason, ts_known=ts_known)
+        return self.upsert(all_of(OptionSnap, options), reason=reason, ts_known=ts_known)
 
     def upsert_corporate_actions(self, actions: pa.Table) -> Upserted:
         """Store corporate actions, all or none; see `upsert`.
@@ -208,18 +205,7 @@ class MDS:
             ValidationError: It is another tenant's.
         """
         with self._store():
-            self._check_row(model, 0)
-
-    def _check_row(self, model: StoredRow, row: int) -> None:
-        if type(model) not in TABLES:
-            raise SchemaValidationError(
-                f"model {row} is a {type(model).__name__}, which is no row of a table", details={"row": row}
-            )
-        if model.tenant_id != self.tenant_id:
-            raise ValidationError(
-                f"model {row} is tenant {model.tenant_id}'s; this client is tenant {self.tenant_id}'s",
-                details={"row": row, "column": "tenant_id"},
-            )
+            _check_row(model, 0, self.tenant_id)
 
     # -- reading
 
@@ -234,7 +220,7 @@ class MDS:
             vendor: One vendor's only; None for all, each with its own price.
         """
         with self._store() as backend:
-            rows = backend.latest_prices(_symbols(symbols), vendor=vendor)
+            rows = backend.latest_prices(named(symbols), vendor=vendor)
         return latest_prices_from_rows(rows, tenant_id=self.tenant_id)
 
     def bars_window(
@@ -265,9 +251,7 @@ class MDS:
             ConfigurationError: There is no such timeframe.
             ValidationError: A time is none or has no time zone.
         """
-        asked = self._bars_asked(
-            symbol, timeframe, (start, end), vendor=vendor, as_of=as_of, what=what, source=source, bar_session="ALL"
-        )
+        asked = window_asked(symbol, timeframe, start, end, vendor, what=what, source=source, as_of=as_of)
         with self._store() as backend:
             rows = read(backend, asked)
         return models_from_rows(Bar, rows, tenant_id=self.tenant_id)
@@ -318,7 +302,7 @@ class MDS:
                 package is not installed.
             ValidationError: A time is none or has no time zone, or only other vendors have actions of an instrument.
         """
-        asked = self._bars_asked(
+        asked = _bars_asked(
             symbols,
             timeframe,
             (start, end),
@@ -355,7 +339,7 @@ class MDS:
         The arguments are those of `bars`, but that `as_of` takes what had been received at that time, and that sizes
         are adjusted.
         """
-        asked = self._asked(
+        asked = _asked(
             Kind.TRADES,
             symbols,
             (start, end),
@@ -385,7 +369,7 @@ class MDS:
         as_: Form = "arrow",
     ) -> Any:
         """Return quotes for research, ascending ``(ts_event, seq)``; the arguments are those of `trades`."""
-        asked = self._asked(
+        asked = _asked(
             Kind.QUOTES,
             symbols,
             (start, end),
@@ -419,7 +403,7 @@ class MDS:
             ConfigurationError: There is no such table, column or form.
             ValidationError: A time is none or has no time zone.
         """
-        asked = self._asked(table, symbols, (start, end), vendor=vendor, as_of=as_of, columns=columns)
+        asked = _asked(table, symbols, (start, end), vendor=vendor, as_of=as_of, columns=columns)
         return self._read(asked, as_)
 
     def coverage(
@@ -449,41 +433,6 @@ class MDS:
         check_form(form)
         with self._store() as backend:
             return in_form(read(backend, asked), form)
-
-    def _bars_asked(
-        self,
-        symbols: Symbols,
-        timeframe: str,
-        span: tuple[When | None, When | None],
-        *,
-        what: str,
-        source: str | None,
-        bar_session: str,
-        **options: Any,
-    ) -> Reading:
-        equal = {"interval": timeframe, "what": what, "session": bar_session}
-        if source is not None:
-            equal["source"] = source
-        return self._asked(Kind.BARS, symbols, span, equal=equal, **options)
-
-    def _asked(
-        self,
-        table: str,
-        symbols: Symbols,
-        span: tuple[When | None, When | None],
-        *,
-        as_of: When | None,
-        **options: Any,
-    ) -> Reading:
-        start_ns, end_ns = span_ns(*span, least=START_OF_TIME_NS, most=END_OF_TIME_NS)
-        return Reading(
-            table=_declared(table),
-            symbols=_symbols(symbols),
-            start_ns=start_ns,
-            end_ns=end_ns,
-            as_of_ns=None if as_of is None else moment_ns(as_of, "as_of"),
-            **options,
-        )
 
     # -- files
 
@@ -614,7 +563,84 @@ class MDS:
             return backend.jobs(state=state, limit=limit)
 
 
-def _symbols(symbols: Symbols) -> tuple[str, ...]:
+def rows_to_upsert(
+    models: Sequence[StoredRow], *, tenant_id: str, reason: str | None = None, ts_known: When | None = None
+) -> tuple[str, pa.Table] | None:
+    """Return the table and rows of models that `MDS.upsert` is given, None of none; raises what it says."""
+    known_ns = None if ts_known is None else moment_ns(ts_known, "ts_known")
+    for row, model in enumerate(models):
+        _check_row(model, row, tenant_id)
+    if not models:
+        return None
+    return TABLES[type(models[0])], rows_from_models(models, reason=reason, ts_known_ns=known_ns)
+
+
+def _check_row(model: StoredRow, row: int, tenant_id: str) -> None:
+    if type(model) not in TABLES:
+        raise SchemaValidationError(
+            f"model {row} is a {type(model).__name__}, which is no row of a table", details={"row": row}
+        )
+    if model.tenant_id != tenant_id:
+        raise ValidationError(
+            f"model {row} is tenant {model.tenant_id}'s; this client is tenant {tenant_id}'s",
+            details={"row": row, "column": "tenant_id"},
+        )
+
+
+def window_asked(
+    symbol: str,
+    timeframe: str,
+    start: When | None,
+    end: When | None,
+    vendor: str | None = None,
+    *,
+    what: str = "TRADES",
+    source: str | None = None,
+    as_of: When | None = None,
+) -> Reading:
+    """Return what `MDS.bars_window` asks for with these arguments; raises what it says."""
+    return _bars_asked(
+        symbol, timeframe, (start, end), vendor=vendor, as_of=as_of, what=what, source=source, bar_session="ALL"
+    )
+
+
+def _bars_asked(
+    symbols: Symbols,
+    timeframe: str,
+    span: tuple[When | None, When | None],
+    *,
+    what: str,
+    source: str | None,
+    bar_session: str,
+    **options: Any,
+) -> Reading:
+    equal = {"interval": timeframe, "what": what, "session": bar_session}
+    if source is not None:
+        equal["source"] = source
+    return _asked(Kind.BARS, symbols, span, equal=equal, **options)
+
+
+def _asked(
+    table: str,
+    symbols: Symbols,
+    span: tuple[When | None, When | None],
+    *,
+    as_of: When | None,
+    **options: Any,
+) -> Reading:
+    start_ns, end_ns = span_ns(*span, least=START_OF_TIME_NS, most=END_OF_TIME_NS)
+    return Reading(
+        table=_declared(table),
+        symbols=named(symbols),
+        start_ns=start_ns,
+        end_ns=end_ns,
+        as_of_ns=None if as_of is None else moment_ns(as_of, "as_of"),
+        **options,
+    )
+
+
+def named(symbols: Symbols) -> tuple[str, ...]:
+    """Return symbols as they are stored."""
     # A single symbol is a sequence too, of letters.
     names = (symbols,) if isinstance(symbols, str) else symbols
     return tuple(name.strip().upper() for name in names)
@@ -628,10 +654,15 @@ def _declared(table: str) -> str:
 
 def _wanted(symbols: Symbols, span: tuple[When | None, When | None], vendor: str | None, **options: Any) -> Wanted:
     start_ns, end_ns = span_ns(*span, least=START_OF_TIME_NS, most=END_OF_TIME_NS)
-    return Wanted(start_ns=start_ns, end_ns=end_ns, vendor=vendor, symbols=_symbols(symbols), **options)
+    return Wanted(start_ns=start_ns, end_ns=end_ns, vendor=vendor, symbols=named(symbols), **options)
 
 
-def _all(kind: type[StoredRow], models: Iterable[StoredRow]) -> list[StoredRow]:
+def all_of(kind: type[StoredRow], models: Iterable[StoredRow]) -> list[StoredRow]:
+    """Return models as a list.
+
+    Raises:
+        SchemaValidationError: One is of another kind; ``details`` say which ``row``, from 0.
+    """
     found = list(models)
     for row, model in enumerate(found):
         if type(model) is not kind:

@@ -24,7 +24,7 @@ class MDSConfig(BaseModel):
         dsn: A folder or ``file://`` URL for the embedded lake, ``postgresql://`` for PostgreSQL. May hold a password,
             so it is in no message and no ``repr``.
         tenant_id: Whose data.
-        pool_max: How many calls at once: connections to a server, and threads of `AMDS`.
+        pool_max: How many calls at once: connections to a server; `AMDS` may have as many again for its threads.
         timeout_s: How long to wait for a connection before a server counts as away.
         statement_timeout_s: How long one statement of a server may take; None for as long as it needs.
         app_name: What the server shows the connections as, unless the dsn says it; jobs are claimed in this name too.

@@ -64,15 +64,7 @@ def read(backend: Backend, asked: Reading) -> pa.Table:
         TemporaryUnavailable: The store is away.
     """
     length_ns = _check(asked)
-    wanted = Wanted(
-        start_ns=asked.start_ns,
-        end_ns=asked.end_ns,
-        vendor=asked.vendor,
-        symbols=asked.symbols,
-        equal=asked.equal,
-        as_of_ns=asked.as_of_ns if asked.table in KEYS else None,
-    )
-    rows = backend.fetch(asked.table, wanted, columns=_needed(asked))
+    rows = backend.fetch(asked.table, wanted_of(asked), columns=_needed(asked))
     if asked.as_of_ns is not None and asked.table not in KEYS:
         rows = rows.filter(pc.less_equal(rows.column("ts_recv"), asked.as_of_ns))
     if asked.session != "all":
@@ -83,6 +75,23 @@ def read(backend: Backend, asked: Reading) -> pa.Table:
         actions = _actions(backend, asked, rows)
         rows = adjusted(rows, actions, adjust=asked.adjust, any_vendor=asked.actions_vendor is not None)
     return rows if asked.columns is None else rows.select(list(asked.columns))
+
+
+def wanted_of(asked: Reading) -> Wanted:
+    """Return which stored rows are asked for, before session and adjustment.
+
+    Raises:
+        ConfigurationError: An option is not there, or bars are too long for a session.
+    """
+    _check(asked)
+    return Wanted(
+        start_ns=asked.start_ns,
+        end_ns=asked.end_ns,
+        vendor=asked.vendor,
+        symbols=asked.symbols,
+        equal=asked.equal,
+        as_of_ns=asked.as_of_ns if asked.table in KEYS else None,
+    )
 
 
 # The length of what is read, 1 ns where it is events.

@@ -319,6 +319,16 @@ def many_trades(path, count):
     pq.write_table(pa.table(columns), path)
 
 
+def test_a_server_is_migrated_in_two_phases(told, said):
+    """The first with what may run beside the old version, then the rest; a lake has no phases, which is wrong use."""
+    dsn = shared_server().empty_database()
+    pre = told("migrate", "--phase", "pre", "--dsn", dsn)
+    post = told("migrate", "--phase", "post", "--dsn", dsn)
+    assert (pre["before"], post["schema_version"]) == (0, told("migrate", "--dsn", dsn)["schema_version"])
+    code, _, err = said("migrate", "--phase", "pre", "--dsn", "lake")
+    assert (code, "--phase pre" in err) == (2, True)
+
+
 def test_a_restore_killed_half_way_goes_on(dsn, told, tmp_path):
     """A kill after one commit, then the same command again: every row once, the same digest."""
     many_trades(tmp_path / "trades.parquet", 300_000)

@@ -23,6 +23,8 @@ from market_data_store.lake.paths import translated
 # Staged files of delta-rs and its object store, and ours.
 _TEMPORARY: Final = re.compile(r".*\.new|.*\.tmp|.*#\d+")
 
+_LOOKS: Final = 3
+
 
 def repair(folder: TableFolder) -> list[str]:
     """Make a table readable up to its last whole commit, and all that it then holds durable.
@@ -53,6 +55,28 @@ def repair(folder: TableFolder) -> list[str]:
         if newest >= 0:
             log.make_durable(newest)
     return [f"{folder.spec.name}: {message}" for message in done]
+
+
+def find_torn(folder: TableFolder) -> str | None:
+    """Return why a table's newest commits do not stand, and None where they do. Changes nothing; others may write.
+
+    What is written behind a torn commit is set aside with it, however durable it is.
+
+    Raises:
+        TemporaryUnavailable: The storage is away.
+    """
+    log = folder.log
+    if not log.path.is_dir():
+        return None
+    cause = None
+    with translated(f"looking at table {folder.spec.name}"):
+        # Upkeep may clean away what we are about to look at; what is torn stays so.
+        for _ in range(_LOOKS):
+            base = max((v for v in log.checkpoints() if log.is_whole_checkpoint(v)), default=-1)
+            _, cause = _standing(log, base)
+            if not cause:
+                return None
+    return cause
 
 
 def _drop_temporaries(log: TableLog) -> list[str]:
@@ -100,6 +124,16 @@ def _restore_start(folder: TableFolder) -> list[str]:
 
 
 def _cut(log: TableLog, base: int) -> list[str]:
+    whole, cause = _standing(log, base)
+    torn = [v for v in log.versions() if v > base and v not in whole]
+    if not torn:
+        return []
+    _set_aside(log, [log.commit_path(v) for v in torn])
+    return [f"{cause}; set aside commits {torn[0]} to {torn[-1]} ({len(torn)})"]
+
+
+# The commits behind a checkpoint that stand, and why the first one that does not does not.
+def _standing(log: TableLog, base: int) -> tuple[dict[int, list[Action]], str]:
     later = [v for v in log.versions() if v > base]
     whole: dict[int, list[Action]] = {}
     cause = ""
@@ -112,11 +146,7 @@ def _cut(log: TableLog, base: int) -> list[str]:
     while (broken := _first_without_data(log.folder, whole)) is not None:
         version, cause = broken
         whole = {v: actions for v, actions in whole.items() if v < version}
-    torn = [v for v in later if v not in whole]
-    if not torn:
-        return []
-    _set_aside(log, [log.commit_path(v) for v in torn])
-    return [f"{cause}; set aside commits {torn[0]} to {torn[-1]} ({len(torn)})"]
+    return whole, cause
 
 
 def _first_without_data(folder: Path, commits: dict[int, list[Action]]) -> tuple[int, str] | None:

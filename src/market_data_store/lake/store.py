@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from market_data_core.errors import ConfigurationError
+from market_data_core.errors import ConfigurationError, MarketDataError
 from market_data_core.schemas import Kind
 from market_data_store.backend import END_OF_TIME_NS, START_OF_TIME_NS, OutboxJob, Upserted, Wanted
 from market_data_store.lake import recovery, streams
@@ -74,6 +74,7 @@ class Lake:
         self._readers = {name: TableReader(folder) for name, folder in self._folders.items()}
         self._upserters = {name: Upserter(folder) for name, folder in self._folders.items()}
         self._outbox = Outbox(self.path / _OUTBOX)
+        self._whole: set[str] = set()
 
     def open(self) -> None:
         """Repair what a crash tore and make the tables that are missing.
@@ -86,6 +87,7 @@ class Lake:
             if folder.spec.from_start or folder.exists():
                 self.repairs += recovery.repair(folder)
                 folder.make()
+                self._whole.add(folder.spec.name)
 
     def close(self) -> None:
         """Do nothing: files are opened for each call."""
@@ -122,9 +124,11 @@ class Lake:
 
         Raises:
             ConfigurationError: No table of that name is declared.
+            MarketDataError: ``LakeTorn``: a power cut left the table in need of `open`.
             TemporaryUnavailable: The storage is away, or the table was there before and has vanished.
         """
         folder = self.folder(name)
+        self._refuse_torn(folder)
         folder.make()
         return LakeTable(folder, folder.spec)
 
@@ -281,10 +285,26 @@ class Lake:
 
         Raises:
             ConfigurationError: No keyed table of that name is declared.
+            MarketDataError: ``LakeTorn``: a power cut left the table in need of `open`; nothing is stored.
             SchemaValidationError: A row cannot be stored; nothing is.
             TemporaryUnavailable: The storage did not take it; nothing, or all of it, is there.
         """
+        self._refuse_torn(self.folder(table))
         return self._upserters[spec_of(table).name].upsert(rows, now_ns=now_ns)
+
+    # Who writes without `open`, as clients do, would build on a torn commit, and lose what was acknowledged when
+    # somebody repairs it. They may not repair it themselves: others may be writing.
+    def _refuse_torn(self, folder: TableFolder) -> None:
+        name = folder.spec.name
+        if name in self._whole:
+            return
+        if (cause := recovery.find_torn(folder)) is not None:
+            raise MarketDataError(
+                f"table {name} in {folder.path} is as a power cut left it: {cause}; start the service, or run "
+                "`mds migrate` while nobody writes there, and try again",
+                "LakeTorn",
+            )
+        self._whole.add(name)
 
     def latest_prices(self, symbols: Sequence[str] = (), *, vendor: str | None = None) -> pa.Table:
         """Return the last price of each instrument; see `market_data_store.lake.prices.latest_prices`."""

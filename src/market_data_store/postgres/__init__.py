@@ -6,11 +6,13 @@ from market_data_store.postgres.declarations import TABLES, TableSpec
 from market_data_store.postgres.retention import register_tenant, retain
 from market_data_store.postgres.schema import migrate, schema_version
 from market_data_store.postgres.store import PostgresStore
+from market_data_store.postgres.store_async import AsyncPostgresStore
 from market_data_store.postgres.table import PostgresTable
 from market_data_store.postgres.timescale import timescale_version
 
 __all__ = [
     "TABLES",
+    "AsyncPostgresStore",
     "PostgresStore",
     "PostgresTable",
     "TableSpec",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -77,15 +77,11 @@ class Connections:
     def __init__(
         self, dsn: str, tenant: str, *, most: int = 8, timeout_s: float = 10.0, statement_timeout_s: float | None = None
     ) -> None:
-        if _TENANT.fullmatch(tenant) is None:
-            raise ConfigurationError(f"tenant {tenant!r} is not 1 to 64 of the letters A-Z a-z 0-9 _ -")
-        if statement_timeout_s is not None and not 0 < statement_timeout_s < _LONGEST_S:
-            raise ConfigurationError(f"statement_timeout_s is {statement_timeout_s}; it has to be above 0, or None")
+        check_limits(tenant, statement_timeout_s)
         self._tenant = tenant
         self._statement_timeout_s = statement_timeout_s
         self._is_over = False
-        # Why the last connection was of no use; the pool itself only says that there is none.
-        self._trouble: MarketDataError | None = None
+        self._trouble = Trouble()
         # Connections begin when the first is asked for, so making a store costs nothing and cannot fail.
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             min_size=0,
@@ -115,8 +111,7 @@ class Connections:
             try:
                 lent = self._pool.getconn()
             except PoolTimeout as exc:
-                if self._trouble is not None:
-                    raise self._trouble from exc
+                self._trouble.explain(exc)
                 raise
             try:
                 with lent as connection:
@@ -134,38 +129,75 @@ class Connections:
         self._pool.close()
 
     def _make_ready(self, connection: Connection) -> None:
-        with self._told():
-            # The application role owns nothing, so no policy is passed by, even where the login is a superuser.
-            connection.execute(QUERIES["role"])
-            # An acknowledged commit has to survive a power cut.
-            connection.execute(QUERIES["durable"])
-            if self._statement_timeout_s is not None:
-                # The server counts in whole milliseconds, and nought would be no limit.
-                timeout_ms = max(1, round(self._statement_timeout_s * 1000))
-                connection.execute(QUERIES["statement_timeout"], (str(timeout_ms),))
+        with self._trouble.told():
+            for statement, values in preparing(self._statement_timeout_s):
+                connection.execute(statement, values)
 
     def _make_its_own(self, connection: Connection) -> None:
         # It also shows whether the connection is still one.
         try:
-            with self._told():
+            with self._trouble.told():
                 connection.execute(QUERIES["tenant_set"], (self._tenant,))
         except psycopg.OperationalError:
             # Those that lie beside it died with it; the pool would try one after the other, and wait longer each time.
             self._pool.drain()
             raise
-        self._trouble = None
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.errors.InvalidParameterValue as exc:
-            self._trouble = ConfigurationError(f"connecting: {exc.diag.message_primary}; was the database migrated?")
-            raise
-        except psycopg.Error as exc:
-            self._trouble = translate("connecting", exc)
-            raise
+        self._trouble.over()
 
 
 def _reset(connection: Connection) -> None:
     connection.execute(QUERIES["tenant_clear"])
+
+
+def check_limits(tenant: str, statement_timeout_s: float | None) -> None:
+    """Refuse a tenant that is none, and a limit that cannot be kept.
+
+    Raises:
+        ConfigurationError: Says which.
+    """
+    if _TENANT.fullmatch(tenant) is None:
+        raise ConfigurationError(f"tenant {tenant!r} is not 1 to 64 of the letters A-Z a-z 0-9 _ -")
+    if statement_timeout_s is not None and not 0 < statement_timeout_s < _LONGEST_S:
+        raise ConfigurationError(f"statement_timeout_s is {statement_timeout_s}; it has to be above 0, or None")
+
+
+def preparing(statement_timeout_s: float | None) -> list[tuple[LiteralString, tuple[str, ...]]]:
+    """Return the statements, with their values, that make a connection ready before it is any tenant's."""
+    steps: list[tuple[LiteralString, tuple[str, ...]]] = [
+        # The application role owns nothing, so no policy is passed by, even where the login is a superuser.
+        (QUERIES["role"], ()),
+        # An acknowledged commit has to survive a power cut.
+        (QUERIES["durable"], ()),
+    ]
+    if statement_timeout_s is not None:
+        # The server counts in whole milliseconds, and nought would be no limit.
+        steps.append((QUERIES["statement_timeout"], (str(max(1, round(statement_timeout_s * 1000))),)))
+    return steps
+
+
+class Trouble:
+    """Why the last connection was of no use; a pool itself only says that there is none."""
+
+    def __init__(self) -> None:
+        self._last: MarketDataError | None = None
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Remember what goes wrong inside."""
+        try:
+            yield
+        except psycopg.errors.InvalidParameterValue as exc:
+            self._last = ConfigurationError(f"connecting: {exc.diag.message_primary}; was the database migrated?")
+            raise
+        except psycopg.Error as exc:
+            self._last = translate("connecting", exc)
+            raise
+
+    def over(self) -> None:
+        """Forget it: a connection works."""
+        self._last = None
+
+    def explain(self, exc: PoolTimeout) -> None:
+        """Raise what is remembered, in place of `exc`; nothing happens where nothing is."""
+        if self._last is not None:
+            raise self._last from exc

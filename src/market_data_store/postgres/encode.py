@@ -26,6 +26,11 @@ NUL_SHOWN: Final = "\u2400"
 """What stands for the character NUL, which PostgreSQL's text cannot hold: its own picture."""
 
 
+def shown(text: str | None) -> str | None:
+    """Return `text` as it is stored: with the picture of NUL in place of NUL."""
+    return None if text is None else text.replace("\0", NUL_SHOWN)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Field:
     # The bytes of one column: how many each row has, null being -1, and where strings begin in `data`.

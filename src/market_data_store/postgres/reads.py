@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 import psycopg
@@ -15,9 +16,11 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Placeholder
 from market_data_core.errors import ConfigurationError
 from market_data_store.backend import END_OF_TIME_NS, START_OF_TIME_NS, Wanted
 from market_data_store.postgres.connect import Connection, Connections
-from market_data_store.postgres.declarations import TableSpec
-from market_data_store.postgres.encode import NUL_SHOWN
+from market_data_store.postgres.declarations import TABLES, TableSpec
+from market_data_store.postgres.encode import shown
+from market_data_store.postgres.prices import Noted, asking_prices
 from market_data_store.postgres.queries import QUERIES, query
+from market_data_store.postgres.talk import talk
 
 _FETCH_ROWS: Final = 50_000
 _DAY: Final = SQL("ts_event / 86400000000000 - (mod(ts_event, 86400000000000) < 0)::int")
@@ -34,9 +37,6 @@ COVERAGE_SCHEMA: Final = pa.schema(
         ("last_ts", pa.int64()),
     ]
 )
-PRICES_SCHEMA: Final = pa.schema(
-    [("vendor", pa.string()), ("symbol", pa.string()), ("price", pa.float64()), ("price_timestamp", pa.int64())]
-)
 
 
 class Reads:
@@ -44,13 +44,11 @@ class Reads:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
+        self._noted = Noted()
 
     def fetch(self, spec: TableSpec, wanted: Wanted, columns: Sequence[str] | None) -> pa.Table:
         """Return rows; see `market_data_store.backend.Backend.fetch`."""
-        schema = _schema(spec, columns)
-        order = _names(spec, first="ts_event") if spec.key else SQL("ts_event, seq")
-        statement, values = select(spec, wanted, schema.names, order=order)
-        return self.table(f"reading table {spec.name}", statement, values, schema)
+        return self.table(f"reading table {spec.name}", *fetching(spec, wanted, columns))
 
     def stream(
         self, spec: TableSpec, wanted: Wanted, columns: Sequence[str] | None, batch_rows: int
@@ -103,20 +101,57 @@ class Reads:
     def latest_prices(self, symbols: Sequence[str], *, vendor: str | None) -> pa.Table:
         """Return last prices; see `market_data_store.backend.Backend.latest_prices`.
 
-        With symbols and a vendor the newest rows are looked at first; a symbol without a price costs a look at all of
-        the index. Else every trade, quote and bar of what is asked for is looked at.
+        Takes as long as there are instruments; until the last step of migration 4 was taken, as there are rows.
         """
-        name = "latest_prices_of" if symbols and vendor is not None else "latest_prices"
-        wanted = list(dict.fromkeys(shown(s) for s in symbols)) or None
-        values = {"vendor": shown(vendor), "symbols": wanted}
-        return self.table("reading the latest prices", query(name), values, PRICES_SCHEMA)
+        with self._connections.lend("reading the latest prices") as connection:
+            return talk(connection, asking_prices(symbols, vendor=vendor, noted=self._noted))
 
-    def table(self, what: str, statement: Composed, values: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    def table(self, what: str, statement: Composed | bytes, values: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
         """Return the answer to a statement, whole."""
         with self._connections.lend(what) as connection, connection.transaction():
             return pa.concat_tables(
                 [schema.empty_table(), *_batches(connection, statement, values, schema, _FETCH_ROWS)]
             )
+
+
+def fetching(spec: TableSpec, wanted: Wanted, columns: Sequence[str] | None) -> tuple[bytes, dict[str, Any], pa.Schema]:
+    """Return the statement for rows as `market_data_store.backend.Backend.fetch` orders them, its values and columns.
+
+    Raises:
+        ConfigurationError: A column that is asked for or compared is not declared, or that is compared is not text.
+    """
+    schema = _schema(spec, columns)
+    _, values = _where(spec, wanted)
+    if wanted.as_of_ns is not None:
+        values["as_of_ns"] = wanted.as_of_ns
+    bounds = (wanted.start_ns > START_OF_TIME_NS, wanted.end_ns < END_OF_TIME_NS)
+    told = (wanted.vendor is not None, bool(wanted.symbols), wanted.as_of_ns is not None, wanted.versions)
+    return _fetching(spec.name, tuple(schema.names), bounds, told, tuple(wanted.equal)), values, schema
+
+
+# As text, because putting one together takes longer than a small statement itself: it depends on what is asked, not on
+# the values.
+@lru_cache(maxsize=256)
+def _fetching(
+    table: str,
+    columns: tuple[str, ...],
+    bounds: tuple[bool, bool],
+    told: tuple[bool, bool, bool, bool],
+    equal: tuple[str, ...],
+) -> bytes:
+    spec = TABLES[table]
+    wanted = Wanted(
+        start_ns=0 if bounds[0] else START_OF_TIME_NS,
+        end_ns=0 if bounds[1] else END_OF_TIME_NS,
+        vendor="" if told[0] else None,
+        symbols=("",) if told[1] else (),
+        equal=dict.fromkeys(equal, ""),
+        as_of_ns=0 if told[2] else None,
+        versions=told[3],
+    )
+    order = _names(spec, first="ts_event") if spec.key else SQL("ts_event, seq")
+    statement, _ = select(spec, wanted, columns, order=order)
+    return statement.as_bytes(None)
 
 
 def select(
@@ -147,11 +182,6 @@ def select(
             source = query(form, versions=source, key=_names(spec, versions=False))
     statement = query("select", columns=columns, source=source, where=where, order=order or SQL("1 - 1"))
     return statement, values
-
-
-def shown(text: str | None) -> str | None:
-    """Return `text` as it is stored: with the picture of NUL in place of NUL."""
-    return None if text is None else text.replace("\0", NUL_SHOWN)
 
 
 def _where(spec: TableSpec, wanted: Wanted) -> tuple[Composable, dict[str, Any]]:
@@ -188,14 +218,20 @@ def _schema(spec: TableSpec, columns: Sequence[str] | None) -> pa.Schema:
     return pa.schema([spec.rows_schema.field(n) for n in spec.columns(columns)])
 
 
+def from_tuples(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Return rows as the server gave them in the columns of `schema`."""
+    columns = zip(*rows, strict=True) if rows else ([] for _ in schema)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
 def _batches(
-    connection: Connection, statement: Composed, values: Mapping[str, Any], schema: pa.Schema, batch_rows: int
+    connection: Connection, statement: Composed | bytes, values: Mapping[str, Any], schema: pa.Schema, batch_rows: int
 ) -> Iterator[pa.Table]:
     with _cursor(connection) as cursor:
         cursor.execute(statement, values)
         while rows := cursor.fetchmany(batch_rows):
-            columns = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), schema, strict=True)]
-            yield pa.Table.from_arrays(columns, schema=schema)
+            yield from_tuples(rows, schema)
 
 
 @contextmanager

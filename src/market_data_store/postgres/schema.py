@@ -35,7 +35,7 @@ def schema_version(dsn: str) -> int:
         translated("reading the schema's version"),
         connect(dsn) as connection,
     ):
-        return _version(_applied(connection))
+        return version_of(_applied(connection))
 
 
 def check_version(dsn: str) -> bool:
@@ -54,7 +54,7 @@ def check_version(dsn: str) -> bool:
     ):
         applied = _applied(connection)
     _refuse_later(applied, latest)
-    return _version(applied) >= latest
+    return version_of(applied) >= latest
 
 
 def migrate(dsn: str, *, phase: Literal["all", "pre", "post"] = "all") -> int:
@@ -87,7 +87,7 @@ def migrate(dsn: str, *, phase: Literal["all", "pre", "post"] = "all") -> int:
         for step in steps:
             connection.execute(step.sql)
             connection.execute(QUERIES["version_add"], (step.version, step.name))
-        return _version(_applied(connection))
+        return version_of(_applied(connection))
 
 
 def _applied(connection: psycopg.Connection[Any]) -> dict[str, int]:
@@ -98,7 +98,8 @@ def _applied(connection: psycopg.Connection[Any]) -> dict[str, int]:
     return {name: version for version, name in connection.execute(QUERIES["versions"])}
 
 
-def _version(applied: Mapping[str, int]) -> int:
+def version_of(applied: Mapping[str, int]) -> int:
+    """Return the version of a schema, of whose steps these were taken: by the file's name, its version."""
     return max(applied.values(), default=0)
 
 
@@ -123,7 +124,7 @@ def due(migrations: Sequence[Migration], applied: Mapping[str, int], phase: str)
     if phase == "all" or (phase == "pre" and not applied):
         return missing
     if phase == "post":
-        begun = _version(applied)
+        begun = version_of(applied)
         return [m for m in missing if m.phase == "post" and m.version <= begun]
     steps = [m for m in missing if m.phase != "post"]
     # Each version is made for the one before as it is in the end.

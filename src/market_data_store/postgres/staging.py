@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -12,11 +13,11 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from market_data_store.postgres.connect import Connection
 from market_data_store.postgres.declarations import TableSpec
 from market_data_store.postgres.encode import NUL_SHOWN, copy_binary
 from market_data_store.postgres.errors import translate
 from market_data_store.postgres.queries import query
+from market_data_store.postgres.talk import CopyIn, Execute, Talk
 
 Ints = npt.NDArray[np.int64]
 
@@ -58,7 +59,7 @@ def by_version(spec: TableSpec, rows: pa.Table) -> Arranged:
     return _arranged(keys, np.lexsort([*reversed(age), *reversed(keys)]))
 
 
-def stage(connection: Connection, spec: TableSpec, rows: pa.Table) -> None:
+def staging(spec: TableSpec, rows: pa.Table) -> Talk[None]:
     """Copy rows of events into the table's staging table, which empties itself at the end of the transaction.
 
     Tables with row level security take no COPY, and one with a key has to be asked about each row.
@@ -66,43 +67,48 @@ def stage(connection: Connection, spec: TableSpec, rows: pa.Table) -> None:
     Raises:
         SchemaValidationError: The server cannot read a value; ``details`` say ``row`` and, if it can tell, ``column``.
     """
-    _copy(connection, spec, rows, list(rows.columns), rows.schema.names)
+    yield from _copying(spec, rows, list(rows.columns), rows.schema.names)
 
 
-def stage_versions(
-    connection: Connection, spec: TableSpec, rows: pa.Table, order: Ints, turn: npt.NDArray[np.int32]
-) -> None:
+def staging_versions(spec: TableSpec, rows: pa.Table, order: Ints, turn: npt.NDArray[np.int32]) -> Talk[None]:
     """Copy rows of a keyed table, in `order` and each with its `turn`, into the table's staging table.
 
     Raises:
-        SchemaValidationError: As `stage` does.
+        SchemaValidationError: As `staging` does.
     """
     sorted_already = bool((order[1:] > order[:-1]).all())
     standing = rows if sorted_already else rows.take(pa.array(order))
     columns = [*standing.columns, pa.chunked_array([pa.array(turn, pa.int32())])]
-    _copy(connection, spec, rows, columns, [*rows.schema.names, _TURN], order=order)
+    yield from _copying(spec, rows, columns, [*rows.schema.names, _TURN], order=order)
 
 
-def _copy(
-    connection: Connection,
+def _copying(
     spec: TableSpec,
     rows: pa.Table,
     columns: Sequence[pa.ChunkedArray],
     names: Sequence[str],
     *,
     order: Ints | None = None,
-) -> None:
-    staging = f"staging_{spec.name}"
-    connection.execute(query("staging", staging=staging, table=spec.name, columns=rows.schema.names))
+) -> Talk[None]:
+    yield Execute(_staging(spec.name, tuple(rows.schema.names)))
     try:
-        with connection.cursor() as cursor, cursor.copy(query("copy_in", staging=staging, columns=names)) as copy:
-            for piece in copy_binary(columns):
-                copy.write(piece)
+        yield CopyIn(_copy_in(spec.name, tuple(names)), copy_binary(columns))
     except psycopg.Error as exc:
         error = translate(f"writing rows to table {spec.name}", exc)
         if order is not None and "row" in error.details:
             error.details["row"] = int(order[error.details["row"]])
         raise error from exc
+
+
+# As text, because putting one together takes longer than a small statement itself.
+@cache
+def _staging(table: str, columns: tuple[str, ...]) -> bytes:
+    return query("staging", staging=f"staging_{table}", table=table, columns=columns).as_bytes(None)
+
+
+@cache
+def _copy_in(table: str, columns: tuple[str, ...]) -> bytes:
+    return query("copy_in", staging=f"staging_{table}", columns=columns).as_bytes(None)
 
 
 def _arranged(keys: Sequence[npt.NDArray[np.generic]], order: Ints) -> Arranged:

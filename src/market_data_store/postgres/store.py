@@ -113,14 +113,7 @@ class PostgresStore:
             begun = time.perf_counter()
             found = connection.execute(QUERIES["health"]).fetchone()
             latency_ms = (time.perf_counter() - begun) * 1000
-        version, timescale = found if found is not None else (None, None)
-        return {
-            "backend": "postgresql",
-            "version": version,
-            "schema_version": self.schema_version(),
-            "latency_ms": latency_ms,
-            "timescaledb": timescale,
-        }
+        return health_of(found, schema_version=self.schema_version(), latency_ms=latency_ms)
 
     def table(self, name: str) -> PostgresTable:
         """Return a fresh view of a table.
@@ -288,8 +281,7 @@ class PostgresStore:
     def latest_prices(self, symbols: Sequence[str] = (), *, vendor: str | None = None) -> pa.Table:
         """Return the last price of each instrument; see `market_data_store.backend.Backend.latest_prices`.
 
-        Quick for symbols of one vendor that were traded lately. Without symbols or without a vendor all that is stored
-        of what is asked for is looked at.
+        Takes as long as there are instruments that are asked for, however many rows they have.
         """
         return self._reads.latest_prices(symbols, vendor=vendor)
 
@@ -320,3 +312,15 @@ class PostgresStore:
     def _checkpoints(self) -> list[Any]:
         with self._connections.lend("reading how far the writers are") as connection:
             return connection.execute(QUERIES["checkpoints"]).fetchall()
+
+
+def health_of(found: Sequence[object] | None, *, schema_version: int, latency_ms: float) -> dict[str, Any]:
+    """Return what `PostgresStore.health` says, of the server's answer to the statement ``health``."""
+    version, timescale = found if found is not None else (None, None)
+    return {
+        "backend": "postgresql",
+        "version": version,
+        "schema_version": schema_version,
+        "latency_ms": latency_ms,
+        "timescaledb": timescale,
+    }

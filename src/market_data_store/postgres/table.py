@@ -13,9 +13,11 @@ from market_data_core.steps import Step, reached
 from market_data_store.postgres.connect import Connection, Connections
 from market_data_store.postgres.declarations import TableSpec
 from market_data_store.postgres.partitions import Partitions
+from market_data_store.postgres.prices import noting_last
 from market_data_store.postgres.queries import QUERIES, query
-from market_data_store.postgres.staging import stage
-from market_data_store.postgres.versions import append_versions
+from market_data_store.postgres.staging import staging
+from market_data_store.postgres.talk import Execute, Talk, talk
+from market_data_store.postgres.versions import appending_versions
 
 
 class PostgresTable:
@@ -118,9 +120,12 @@ class PostgresTable:
         if rows.num_rows == 0:
             return 0
         if self._spec.key:
-            return append_versions(connection, self._spec, rows)
-        stage(connection, self._spec, rows)
-        staging = f"staging_{self.name}"
-        return connection.execute(
-            query("insert_rows", table=self.name, staging=staging, columns=rows.schema.names)
-        ).rowcount
+            return talk(connection, appending_versions(self._spec, rows))
+        return talk(connection, self._appending(rows))
+
+    def _appending(self, rows: pa.Table) -> Talk[int]:
+        yield from staging(self._spec, rows)
+        names = {"table": self.name, "staging": f"staging_{self.name}", "columns": rows.schema.names}
+        stored = yield Execute(query("insert_rows", **names).as_bytes(None))
+        yield from noting_last(self._spec, rows)
+        return stored.count

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import stamina
@@ -16,11 +18,13 @@ from psycopg.sql import SQL, Composed, Identifier
 from market_data_core.errors import ConfigurationError, MarketDataError
 from market_data_core.steps import Step, reached
 from market_data_store.backend import Upserted
-from market_data_store.postgres.connect import Connection, Connections
+from market_data_store.postgres.connect import Connections
 from market_data_store.postgres.declarations import TABLES, TableSpec, spec_of
-from market_data_store.postgres.partitions import Partitions
+from market_data_store.postgres.partitions import Partitions, SeenPartitions
+from market_data_store.postgres.prices import noting_last
 from market_data_store.postgres.queries import QUERIES, query
-from market_data_store.postgres.staging import by_given_order, by_version, stage_versions
+from market_data_store.postgres.staging import Ints, by_given_order, by_version, staging_versions
+from market_data_store.postgres.talk import Execute, Talk, talk
 
 # Somebody else was in the way: serialization, deadlock, and a partition that was dropped while we wrote to it.
 _IN_THE_WAY: Final = re.compile("40001|40P01|23514")
@@ -35,58 +39,91 @@ class Versions:
 
     def upsert(self, table: str, rows: pa.Table, *, now_ns: int) -> Upserted:
         """Add versions; see `market_data_store.backend.Backend.upsert`."""
-        spec = spec_of(table)
-        if not spec.key:
-            keyed = ", ".join(n for n, s in TABLES.items() if s.key)
-            raise ConfigurationError(f"table {table} has no key, so its rows have no versions; those that do: {keyed}")
-        spec.check_columns(rows)
-        spec.check_values(rows, not_null=tuple(dict.fromkeys((*spec.key, "ts_event"))))
-        if rows.num_rows == 0:
-            return Upserted()
-        restored = rows.column("revision").is_valid().to_numpy()
-        rows = _filled(rows, now_ns)
-        arranged = by_given_order(spec, rows)
-        # Even turns say what is true now, odd ones restore; a row comes after those of its key that were given before.
-        turn = (2 * arranged.place + restored[arranged.order]).astype(np.int32)
+        told = arranged_versions(table, rows, now_ns=now_ns)
 
         def once() -> Upserted:
-            self._partitions.ensure(spec, spec.partitions(rows))
+            self._partitions.ensure(told.spec, told.partitions)
             with self._connections.lend(f"upserting into table {table}") as connection:
                 with connection.transaction():
-                    stage_versions(connection, spec, rows, arranged.order, turn)
-                    done = _write(connection, spec, turn)
-                    if stored := done.inserted + done.revised:
-                        connection.execute(QUERIES["upserts_count"], (table, stored))
+                    done = talk(connection, told.upserting())
                     reached(Step.DATA_FILE_WRITTEN)
                 reached(Step.TABLE_COMMITTED)
             return done
 
-        return self._again_if_in_the_way(once)
+        return again_if_in_the_way(self._partitions)(once)() if told.rows.num_rows else Upserted()
 
-    def _again_if_in_the_way(self, once: Any) -> Upserted:
-        def in_the_way(exc: Exception) -> bool:
-            self._partitions.forget()
-            return (
-                isinstance(exc, MarketDataError)
-                and exc.retryable
-                and _IN_THE_WAY.fullmatch(str(exc.details.get("sqlstate"))) is not None
-            )
 
-        done: Upserted = stamina.retry(
-            on=in_the_way, attempts=8, timeout=30.0, wait_initial=0.01, wait_max=0.5, wait_jitter=0.05
-        )(once)()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrangedVersions:
+    """Rows that are to be upserted, checked and in the order in which they are written.
+
+    Attributes:
+        spec: Of which table.
+        rows: As they were given, with what the store settles filled in.
+        order: Which row stands where.
+        turn: By row, as it stands there, when it is written: even turns say what is true now, odd ones restore.
+        partitions: Those that they need, as `TableSpec.partitions` gives them.
+    """
+
+    spec: TableSpec
+    rows: pa.Table
+    order: Ints
+    turn: npt.NDArray[np.int32]
+    partitions: Mapping[str, int]
+
+    def upserting(self) -> Talk[Upserted]:
+        """Write them, within a transaction."""
+        yield from staging_versions(self.spec, self.rows, self.order, self.turn)
+        done = yield from _writing(self.spec, self.turn)
+        if stored := done.inserted + done.revised:
+            yield from noting_last(self.spec, self.rows)
+            yield Execute(QUERIES["upserts_count"], (self.spec.name, stored))
         return done
 
 
-def append_versions(connection: Connection, spec: TableSpec, rows: pa.Table) -> int:
+def arranged_versions(table: str, rows: pa.Table, *, now_ns: int) -> ArrangedVersions:
+    """Check and arrange rows that are to be upserted; raises what `market_data_store.backend.Backend.upsert` says."""
+    spec = spec_of(table)
+    if not spec.key:
+        keyed = ", ".join(n for n, s in TABLES.items() if s.key)
+        raise ConfigurationError(f"table {table} has no key, so its rows have no versions; those that do: {keyed}")
+    spec.check_columns(rows)
+    spec.check_values(rows, not_null=tuple(dict.fromkeys((*spec.key, "ts_event"))))
+    restored = rows.column("revision").is_valid().to_numpy()
+    rows = _filled(rows, now_ns)
+    arranged = by_given_order(spec, rows)
+    # A row comes after those of its key that were given before.
+    turn = (2 * arranged.place + restored[arranged.order]).astype(np.int32)
+    return ArrangedVersions(spec=spec, rows=rows, order=arranged.order, turn=turn, partitions=spec.partitions(rows))
+
+
+def again_if_in_the_way(partitions: SeenPartitions) -> Any:
+    """Return what makes a function, of an event loop or not, be called again where somebody else was in its way."""
+
+    def in_the_way(exc: Exception) -> bool:
+        partitions.forget()
+        return (
+            isinstance(exc, MarketDataError)
+            and exc.retryable
+            and _IN_THE_WAY.fullmatch(str(exc.details.get("sqlstate"))) is not None
+        )
+
+    return stamina.retry(on=in_the_way, attempts=8, timeout=30.0, wait_initial=0.01, wait_max=0.5, wait_jitter=0.05)
+
+
+def appending_versions(spec: TableSpec, rows: pa.Table) -> Talk[int]:
     """Add versions that a writer made, within its transaction; return how many are current now or were for a moment.
 
     A version counts if it is newer than the stored one, by (revision, ts_known, seq), and its values differ.
     """
     arranged = by_version(spec, rows)
-    stage_versions(connection, spec, rows, arranged.order, arranged.place.astype(np.int32))
-    turns = range(int(arranged.place.max()) + 1)
-    return sum(connection.execute(_statement("append_versions", spec.name, turn)).rowcount for turn in turns)
+    yield from staging_versions(spec, rows, arranged.order, arranged.place.astype(np.int32))
+    stored = 0
+    for turn in range(int(arranged.place.max()) + 1):
+        stored += (yield Execute(_statement("append_versions", spec.name, turn))).count
+    if stored:
+        yield from noting_last(spec, rows)
+    return stored
 
 
 def _filled(rows: pa.Table, now_ns: int) -> pa.Table:
@@ -103,31 +140,33 @@ def _with(rows: pa.Table, name: str, values: Any) -> pa.Table:
     return rows.set_column(at, rows.schema.field(at), values.cast(rows.schema.field(at).type))
 
 
-def _write(connection: Connection, spec: TableSpec, turn: np.typing.NDArray[np.int32]) -> Upserted:
+def _writing(spec: TableSpec, turn: npt.NDArray[np.int32]) -> Talk[Upserted]:
     done = Upserted()
     for number, rows in zip(*(part.tolist() for part in np.unique(turn, return_counts=True)), strict=True):
-        done += (_restore if number % 2 else _tell)(connection, spec, number, rows)
+        done += yield from (_restoring if number % 2 else _telling)(spec, number, rows)
     return done
 
 
-def _tell(connection: Connection, spec: TableSpec, turn: int, rows: int) -> Upserted:
-    found: Any = connection.execute(_statement("upsert_versions", spec.name, turn)).fetchone()
-    inserted, revised = found
+def _telling(spec: TableSpec, turn: int, rows: int) -> Talk[Upserted]:
+    found = yield Execute(_statement("upsert_versions", spec.name, turn))
+    inserted, revised = found.rows[0]
     return Upserted(inserted=inserted, revised=revised, unchanged=rows - inserted - revised)
 
 
-def _restore(connection: Connection, spec: TableSpec, turn: int, rows: int) -> Upserted:
-    inserted = connection.execute(_statement("restore_new", spec.name, turn)).rowcount
+def _restoring(spec: TableSpec, turn: int, rows: int) -> Talk[Upserted]:
+    inserted = (yield Execute(_statement("restore_new", spec.name, turn))).count
     if inserted == rows:
         return Upserted(inserted=inserted)
     # The keys are locked now, whether they get a newer version or not, so what is older stays so.
-    revised = connection.execute(_statement("restore_newer", spec.name, turn)).rowcount
-    revised += connection.execute(_statement("restore_older", spec.name, turn)).rowcount
+    revised = (yield Execute(_statement("restore_newer", spec.name, turn))).count
+    revised += (yield Execute(_statement("restore_older", spec.name, turn))).count
     return Upserted(inserted=inserted, revised=revised, unchanged=rows - inserted - revised)
 
 
-def _statement(name: str, table: str, turn: int) -> Composed:
-    return query(name, turn=turn, **_parts(name, table))
+# As text, because putting one together takes longer than a small statement itself.
+@lru_cache(maxsize=256)
+def _statement(name: str, table: str, turn: int) -> bytes:
+    return query(name, turn=turn, **_parts(name, table)).as_bytes(None)
 
 
 @cache

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import pyarrow as pa
 import typer
 
+from market_data_core.addresses import is_postgres
+from market_data_core.errors import ConfigurationError
 from market_data_core.schemas import KEYS, STORED_SCHEMAS
 from mds_client.cli.options import (
     TENANT,
@@ -68,7 +71,26 @@ def health(as_json: AsJson = False, dsn: Dsn = None, tenant_id: TenantId = TENAN
     return 0
 
 
-def migrate(as_json: AsJson = False, dsn: Dsn = None, tenant_id: TenantId = TENANT) -> int:
+class Phase(StrEnum):
+    """Which steps of a migration are taken."""
+
+    ALL = "all"
+    PRE = "pre"
+    POST = "post"
+
+
+def migrate(
+    phase: Annotated[
+        Phase,
+        typer.Option(
+            help="Of PostgreSQL: pre takes the steps that the running version can live with, post the rest, once none "
+            "of it runs; all takes both, while nothing runs."
+        ),
+    ] = Phase.ALL,
+    as_json: AsJson = False,
+    dsn: Dsn = None,
+    tenant_id: TenantId = TENANT,
+) -> int:
     """Bring the store to the schema of this version: make what is missing.
 
     Safe to repeat. PostgreSQL needs a role that may change the schema. A lake is repaired too where a crash left it
@@ -78,7 +100,14 @@ def migrate(as_json: AsJson = False, dsn: Dsn = None, tenant_id: TenantId = TENA
     """
     with opened(dsn, tenant_id) as backend:
         before = backend.schema_version()
-        backend.open()
+        if phase is Phase.ALL:
+            backend.open()
+        elif dsn is not None and is_postgres(dsn):
+            from market_data_store.postgres import migrate as take_steps  # noqa: PLC0415  needs the driver
+
+            take_steps(dsn, phase="pre" if phase is Phase.PRE else "post")
+        else:
+            raise ConfigurationError(f"--phase {phase}: only PostgreSQL is migrated in two phases; leave it out")
         after = backend.schema_version()
     if as_json:
         print_json({"before": before, "schema_version": after})

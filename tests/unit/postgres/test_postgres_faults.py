@@ -12,8 +12,8 @@ import pytest
 
 from market_data_core.errors import ConfigurationError, MarketDataError, SchemaValidationError, TemporaryUnavailable
 from market_data_core.steps import Step, install
-from market_data_store.backend import Wanted
-from market_data_store.postgres import PostgresStore
+from market_data_store.backend import Upserted, Wanted
+from market_data_store.postgres import AsyncPostgresStore, PostgresStore
 from support.postgres_server import Server
 
 NOW_NS = 1_704_110_400 * 10**9
@@ -174,6 +174,17 @@ def test_a_server_that_became_read_only_is_asked_for_again(dsn):
         with pytest.raises(TemporaryUnavailable, match="read-only"):
             store.enqueue("t", {}, idempotency_key="k", now_ns=NOW_NS)
         assert store.enqueue("t", {}, idempotency_key="k", now_ns=NOW_NS).state == "queued"
+
+
+async def test_so_it_is_by_an_event_loop(dsn, rows):
+    """A write that was refused is made by another connection."""
+    store = AsyncPostgresStore(dsn, "acme", connections=1)
+    async with store._connections.lend("demoting") as connection:
+        await connection.execute("SET default_transaction_read_only = on")
+    with pytest.raises(TemporaryUnavailable, match="read-only"):
+        await store.upsert("bars", rows("bars", 1), now_ns=NOW_NS)
+    assert await store.upsert("bars", rows("bars", 1), now_ns=NOW_NS) == Upserted(inserted=1)
+    await store.close()
 
 
 def test_a_full_disk_is_waited_out(mortal, rows, tmp_path_factory):

@@ -16,6 +16,7 @@ RELATIONS = [
     *(f"{n}_superseded" for n in KEYED),
     *(f"{n}_versions" for n in KEYED),
     "checkpoints",
+    "last_priced",
     "gaps",
     "jobs",
     "tenants",

@@ -177,38 +177,47 @@ FROM (
 ) counted
 ORDER BY vendor, symbol, day
 
+-- name: last_priced_known
+SELECT EXISTS (SELECT FROM mds_meta.migrations WHERE name = '0004_last_priced.post.sql')
+
+-- name: last_priced_note
+INSERT INTO mds.last_priced AS l (tenant_id, table_name, vendor, symbol, ts_event)
+SELECT (SELECT mds.current_tenant()), %(table)s, g.vendor, g.symbol, g.ts_event
+FROM unnest(%(vendors)s::text[], %(symbols)s::text[], %(times)s::bigint[]) AS g (vendor, symbol, ts_event)
+LEFT JOIN mds.last_priced k ON k.symbol = g.symbol AND k.vendor = g.vendor AND k.table_name = %(table)s
+WHERE k.ts_event IS NULL OR k.ts_event < g.ts_event
+ORDER BY g.symbol COLLATE "C", g.vendor COLLATE "C"
+ON CONFLICT (tenant_id, symbol, vendor, table_name) DO UPDATE SET ts_event = excluded.ts_event
+WHERE l.ts_event < excluded.ts_event
+
+-- name: last_priced
+SELECT table_name, vendor, symbol, ts_event FROM mds.last_priced
+WHERE (%(symbols)s::text[] IS NULL OR symbol = ANY(%(symbols)s::text[]))
+    AND (%(vendor)s::text IS NULL OR vendor = %(vendor)s)
+
+-- name: price_at
+SELECT wanted.vendor, wanted.symbol, found.price, found.ts_event
+FROM unnest(%(vendors)s::text[], %(symbols)s::text[], %(times)s::bigint[]) AS wanted (vendor, symbol, ts_event)
+CROSS JOIN LATERAL (
+    SELECT {price} AS price, ts_event FROM mds.{table} t
+    WHERE ts_event = wanted.ts_event AND ts_event BETWEEN %(first_ns)s AND %(last_ns)s
+        AND {same} AND ({price}) IS NOT NULL
+    ORDER BY seq DESC LIMIT 1
+) found
+
+-- name: price_before
+SELECT wanted.vendor, wanted.symbol, found.price, found.ts_event
+FROM unnest(%(vendors)s::text[], %(symbols)s::text[], %(times)s::bigint[]) AS wanted (vendor, symbol, ts_event)
+CROSS JOIN LATERAL (
+    SELECT {price} AS price, ts_event FROM mds.{table} t
+    WHERE ts_event < wanted.ts_event AND {same} AND ({price}) IS NOT NULL
+    ORDER BY ts_event DESC, seq DESC LIMIT 1
+) found
+
 -- name: latest_prices
 SELECT vendor, symbol, price, price_timestamp FROM mds.latest_prices
 WHERE (%(symbols)s::text[] IS NULL OR symbol = ANY(%(symbols)s::text[]))
     AND (%(vendor)s::text IS NULL OR vendor = %(vendor)s)
-ORDER BY vendor, symbol
-
--- name: latest_prices_of
-SELECT vendor, symbol, price, price_timestamp
-FROM (
-    SELECT %(vendor)s::text AS vendor, wanted.symbol, coalesce(t.price, q.price, b.price) AS price,
-        coalesce(t.ts_event, q.ts_event, b.ts_event) AS price_timestamp
-    FROM unnest(%(symbols)s::text[]) AS wanted (symbol)
-    LEFT JOIN LATERAL (
-        SELECT price, ts_event FROM mds.trades
-        WHERE vendor = %(vendor)s AND symbol = wanted.symbol AND price IS NOT NULL
-        ORDER BY ts_event DESC, seq DESC LIMIT 1
-    ) t ON true
-    LEFT JOIN LATERAL (
-        SELECT (bid_price + ask_price) / 2 AS price, ts_event FROM mds.quotes
-        WHERE t.price IS NULL AND vendor = %(vendor)s AND symbol = wanted.symbol
-            AND bid_price IS NOT NULL AND ask_price IS NOT NULL
-        ORDER BY ts_event DESC, seq DESC LIMIT 1
-    ) q ON true
-    LEFT JOIN LATERAL (
-        SELECT close AS price, ts_event FROM mds.bars
-        WHERE t.price IS NULL AND q.price IS NULL AND vendor = %(vendor)s AND symbol = wanted.symbol
-            AND close IS NOT NULL
-        ORDER BY ts_event DESC, seq DESC LIMIT 1
-    ) b ON true
-) found
-WHERE price IS NOT NULL
-ORDER BY symbol COLLATE "C"
 
 -- name: job_add
 INSERT INTO mds.jobs (tenant_id, job_type, payload, priority, idempotency_key, created_ns)

@@ -328,6 +328,17 @@ CREATE TABLE mds.checkpoints (
     PRIMARY KEY (tenant_id, table_name, writer)
 );
 
+-- When each instrument last had a price, by the table that has it; what lies there is where to look, not the price. It
+-- moves with the rows, in their transaction, and never back.
+CREATE TABLE mds.last_priced (
+    tenant_id text COLLATE "C" NOT NULL,
+    table_name text COLLATE "C" NOT NULL,
+    vendor text COLLATE "C",
+    symbol text COLLATE "C",
+    ts_event bigint NOT NULL,
+    CONSTRAINT last_priced_key UNIQUE NULLS NOT DISTINCT (tenant_id, symbol, vendor, table_name)
+) WITH (fillfactor = 50);
+
 -- What is known not to be there; a range of time, `to_ns` exclusive and null while it goes on.
 CREATE TABLE mds.gaps (
     tenant_id text COLLATE "C" NOT NULL,
@@ -447,10 +458,15 @@ BEGIN
     END IF;
     low := extract(epoch FROM first) * 1000000000;
     high := extract(epoch FROM first + ('1 ' || unit)::interval) * 1000000000;
-    -- A version that takes the place of another finds room beside it, and the key's index stays as it is.
+    -- A version that takes the place of another finds room beside it, and the key's index stays as it is. Bars are
+    -- corrected many at a time, so each page has room for one version more of every bar in it.
     EXECUTE format(
         'CREATE TABLE mds.%I (LIKE mds.%I) %s', child, parent,
-        CASE WHEN parent IN ('bars', 'option_snapshots') THEN 'WITH (fillfactor = 85)' ELSE '' END
+        CASE parent
+            WHEN 'bars' THEN 'WITH (fillfactor = 50)'
+            WHEN 'option_snapshots' THEN 'WITH (fillfactor = 85)'
+            ELSE ''
+        END
     );
     -- Nobody has rights on a partition itself; should somebody be given some, its own policies, of which there are
     -- none, still let nothing through.
@@ -553,8 +569,8 @@ BEGIN
     FOREACH name IN ARRAY ARRAY[
         'quotes', 'trades', 'bars', 'bars_superseded', 'depth', 'options', 'definitions', 'status', 'taq', 'analytics',
         'quarantine', 'fundamentals', 'fundamentals_superseded', 'news', 'news_superseded', 'option_snapshots',
-        'option_snapshots_superseded', 'corporate_actions', 'corporate_actions_superseded', 'checkpoints', 'gaps',
-        'jobs'
+        'option_snapshots_superseded', 'corporate_actions', 'corporate_actions_superseded', 'checkpoints',
+        'last_priced', 'gaps', 'jobs'
     ] LOOP
         EXECUTE format('ALTER TABLE mds.%I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('ALTER TABLE mds.%I FORCE ROW LEVEL SECURITY', name);
@@ -581,6 +597,7 @@ GRANT UPDATE (
 ) ON mds.option_snapshots TO mds_app;
 GRANT UPDATE (ts_recv, seq, flags, origin, split_factor, price_factor, reference_price, revision, ts_known, reason)
     ON mds.corporate_actions TO mds_app;
+GRANT UPDATE (ts_event) ON mds.last_priced TO mds_app;
 GRANT UPDATE (to_ns, state, detail) ON mds.gaps TO mds_app;
 GRANT UPDATE (state, attempts, owner, lease_ns, error) ON mds.jobs TO mds_app;
 
