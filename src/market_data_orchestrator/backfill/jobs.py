@@ -22,7 +22,6 @@ from market_data_orchestrator.backfill.asking import (
     BACKFILL,
     NOT_FILLABLE,
     begin_backfill,
-    jobs_of,
     provider_class,
     providers_of,
 )
@@ -120,15 +119,18 @@ class BackfillJobs(Jobs):
 
     def _begin_all(self) -> None:
         config = self._config()
+        jobs: dict[int, list[Job]] = {}
+        for job in self._state.list_jobs(kind=BACKFILL, limit=1000):
+            jobs.setdefault(job.params["gap_id"], []).append(job)
         for gap in self._state.list_gaps(states=[GapState.OPEN], limit=1000):
-            if gap.to_ns is None or not providers_of(gap, config).able or not self._is_due(gap):
+            if gap.to_ns is None or not providers_of(gap, config).able or not self._is_due(jobs.get(gap.id, [])):
                 continue
             with contextlib.suppress(ValidationError):  # somebody was faster
                 begin_backfill(self._state, config, gap.id, now_ns=self._clock.now_ns())
 
-    def _is_due(self, gap: Gap) -> bool:
+    def _is_due(self, jobs: Sequence[Job]) -> bool:
         # After failures later and later, and not for ever: then it is for people to look at.
-        failed = [job for job in jobs_of(self._state, gap.id) if job.state is not JobState.DONE]
+        failed = [job for job in jobs if job.state is not JobState.DONE]
         if not failed:
             return True
         waited_s = (self._clock.now_ns() - (failed[0].finished_ns or 0)) / NS_PER_SECOND
