@@ -71,6 +71,7 @@ def shell(service):
     return run
 
 
+@pytest.mark.timeout(300)  # a page may start dozens of programs, one after the other
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_a_page_runs_as_it_stands(page, service, shell, tmp_path, monkeypatch):
     """Files are written where the page says, commands end with 0 beside a running service, Python raises nothing."""
