@@ -217,8 +217,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-# Nothing of ours but where the code is: no keys, no addresses. Few arenas, as each takes address space. Who asks a
-# server also gets the driver's own settings, by which the service finds it.
+# Nothing of ours but where the code is: no keys, no addresses. Few arenas, and Arrow's own allocator set aside, which
+# reserves address space by the GiB: the limit on memory is one on addresses. Who asks a server also gets the driver's
+# own settings, by which the service finds it.
 def _environment(*, with_driver: bool) -> dict[str, str]:
     code = Path(__file__).parents[2]
     values = {
@@ -226,6 +227,7 @@ def _environment(*, with_driver: bool) -> dict[str, str]:
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
         "MALLOC_ARENA_MAX": "2",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
         "OPENBLAS_NUM_THREADS": "1",
     }
     if with_driver:
