@@ -263,7 +263,8 @@ class Engine:
         return self.log.control(CONFIGURATION, detail) + 1
 
     def wait_stored(self, end: int, timeout_s: float) -> bool:
-        """Wait until everything below a position is in the store; False when the time ran out first."""
+        """Have everything below a position stored now, and wait for it; False when the time ran out first."""
+        self._consumers.hurry(end)
         until = time.monotonic() + timeout_s
         while self._consumers.status().committed < end:
             if time.monotonic() >= until or self.problem:

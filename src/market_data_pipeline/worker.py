@@ -168,6 +168,10 @@ class Consumers:
                 LOG.warning("store maintenance failed, tried again later: %s", exc)
                 self._store_says = {**self._store_says, "problem": str(exc)}
 
+    def hurry(self, end: int) -> None:
+        """Have what is below a position committed as soon as it is taken; as `ConsumerHost.hurry`."""
+        self._host.hurry(end)
+
     def prepare(self, config: ConsumersConfig, change: str) -> None:
         """Get ready to run another configuration from the log's record of a change on, which is still to be written.
 
@@ -224,7 +228,9 @@ class WorkerConsumers:
         self._late: list[str] = []
         self._problem = ""
         self._child: Child | None = None
+        self._hurried = 0
         self._asking = threading.Lock()
+        self._saying = threading.Lock()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def begin(self, *, copy: bool = False) -> None:
@@ -262,8 +268,9 @@ class WorkerConsumers:
             return
         pipe = child.stdin
         try:
-            pipe.write(line + "\n")
-            pipe.flush()
+            with self._saying:
+                pipe.write(line + "\n")
+                pipe.flush()
         except BrokenPipeError:
             self._problem = f"the consumers' process has ended with code {child.poll()}"
 
@@ -287,6 +294,12 @@ class WorkerConsumers:
     def problem(self) -> str:
         """Why there are no consumers; empty while there are."""
         return self._problem
+
+    def hurry(self, end: int) -> None:
+        """Have what is below a position committed as soon as it is taken; returns at once."""
+        if end > self._hurried:
+            self._hurried = end
+            self._say(json.dumps({"hurry": end}))
 
     def prepare(self, config: ConsumersConfig, change: str) -> None:
         """Get ready to run another configuration; as `Consumers.prepare`."""
@@ -412,7 +425,10 @@ def main() -> int:
     )
     reporting.start()
     while (line := sys.stdin.readline()) and not (order := json.loads(line)).get("stop"):
-        say({"answer": _obeyed(consumers, order)})
+        if "hurry" in order:
+            consumers.hurry(order["hurry"])
+        else:
+            say({"answer": _obeyed(consumers, order)})
     if not line:
         # The parent is gone: what it would have wanted cannot be asked; everything safe is on disk.
         consumers.stop(drain_to=None, timeout_s=2.0)

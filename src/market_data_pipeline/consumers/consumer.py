@@ -60,6 +60,7 @@ class Consumer:
         self._stop = threading.Event()
         self._abort = threading.Event()
         self._drain_to: int | None = None
+        self._awaited = 0
         # The change at whose record it ends, and whether it came there.
         self._turn = threading.Lock()
         self._change = ""
@@ -80,6 +81,10 @@ class Consumer:
         self._stop.set()
         if drain_to is None:
             self._abort.set()
+
+    def hurry(self, end: int) -> None:
+        """Have it commit once it has taken everything below a position, without waiting for more."""
+        self._awaited = max(self._awaited, end)
 
     def end_at(self, change: str) -> None:
         """Have it end at the log's record of a change, having committed everything below."""
@@ -165,6 +170,7 @@ class Consumer:
             status=self.status,
             abort=self._abort,
             stopping=self._stopping,
+            awaited=lambda: self._awaited,
             ends_at=self._ends_at,
             publish=self._publish,
         )

@@ -90,6 +90,11 @@ class ConsumerHost:
         for consumer in self._consumers:
             consumer.start()
 
+    def hurry(self, end: int) -> None:
+        """Have all consumers commit what is below a position as soon as they have taken it."""
+        for consumer in self._consumers:
+            consumer.hurry(end)
+
     def prepare(self, specs: Sequence[ConsumerSpec], change: str) -> None:
         """Have the consumers that change or go end at the log's record of a change, which is still to be written.
 

@@ -128,6 +128,7 @@ class Surroundings:
         status: Where it says how it is.
         abort: Set when it must end at once.
         stopping: Says whether it may end, having come to a position.
+        awaited: Says up to which position somebody waits for it to commit.
         ends_at: Says whether it ends at the record of a change.
         publish: Takes the ledger's counts of one moment.
     """
@@ -142,5 +143,6 @@ class Surroundings:
     status: ConsumerStatus
     abort: threading.Event
     stopping: Callable[[int], bool]
+    awaited: Callable[[], int]
     ends_at: Callable[[str], bool]
     publish: Callable[[Ledger], None]

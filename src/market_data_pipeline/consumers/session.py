@@ -195,7 +195,7 @@ class Session:
                 self._reader.problems.clear()
                 if self._over or self._given.stopping(self._done):
                     break
-                if self._waiting_since is not None and time.monotonic() - self._waiting_since >= self._commit_after_s():
+                if self._is_due():
                     self._commit()
                 if self._reader.position == before:
                     self._save_if_due()
@@ -206,9 +206,13 @@ class Session:
         finally:
             self._reader.close()
 
-    def _commit_after_s(self) -> float:
+    def _is_due(self) -> bool:
+        if self._waiting_since is None:
+            return False
+        if self._status.committed < self._given.awaited() <= self._done:
+            return True
         s = self._settings
-        return min(max(s.commit_s, 4 * self._status.commit_s), s.commit_max_s)
+        return time.monotonic() - self._waiting_since >= min(max(s.commit_s, 4 * self._status.commit_s), s.commit_max_s)
 
     # From the log through the operators. Nothing of a span counts before its barrier is there: accounts, offsets and
     # state move together, so a commit or snapshot between two spans is always of one moment.
@@ -337,11 +341,7 @@ class Session:
             self._status.committed = self._done
         rows = sum(s.rows for s in self._sinks.values())
         size = sum(s.bytes for s in self._sinks.values())
-        if (
-            rows >= self._settings.commit_rows
-            or size >= self._settings.commit_bytes
-            or (self._waiting_since is not None and time.monotonic() - self._waiting_since >= self._commit_after_s())
-        ):
+        if rows >= self._settings.commit_rows or size >= self._settings.commit_bytes or self._is_due():
             self._commit()
 
     def _commit(self, *, save: bool = False) -> None:

@@ -18,6 +18,21 @@ BATCHES = 12
 ROWS = 5
 
 
+class Once:
+    """One batch, and nothing after it."""
+
+    origin = Origin.LIVE
+    waits = False
+    name = "once"
+
+    async def batches(self, resume: Mapping[str, int]) -> AsyncIterator[SourceBatch]:
+        del resume
+        yield trades(0, ROWS, source_id="")
+
+    async def close(self) -> None:
+        pass
+
+
 class Feed:
     """Trades that belong to no sequence of their source."""
 
@@ -65,3 +80,24 @@ def test_every_commit_has_its_rows(tmp_path, lives):
             assert engine.close() == []
     prices = lake.read("trades").column("price").to_pylist()
     assert sorted(prices) == [float(n) for n in range(lives * BATCHES * ROWS)]
+
+
+@pytest.mark.parametrize("consumers", ["thread", "process"])
+def test_what_somebody_waits_for_is_committed_at_once(tmp_path, consumers):
+    """However long rows would wait for others otherwise."""
+    settings = EngineSettings(
+        data_dir=tmp_path,
+        bars=(),
+        consumers=consumers,
+        commit=ConsumerSettings(commit_s=3600.0, commit_max_s=3600.0),
+        maintenance_s=0,
+    )
+    engine = Engine(settings)
+    engine.open()
+    try:
+        engine.add(Once())
+        asyncio.run(engine.capture.wait("once"))
+        assert engine.wait_stored(engine.log.end, 20)
+        assert Lake(tmp_path / "lake", "default").read("trades").num_rows == ROWS
+    finally:
+        assert engine.close() == []
