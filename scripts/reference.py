@@ -20,13 +20,13 @@ from market_data_core.schemas import KEYS, STORED_SCHEMAS, TABLE_FIELDS, Flag
 from market_data_core.web.auth import FAILURE_REASONS, FIRST_KEY_FILE, Role
 from market_data_core.web.metrics import HttpMetrics
 from market_data_orchestrator.app import create_app
-from market_data_orchestrator.cli.main import app as command
+from market_data_orchestrator.cli.main import command_line
 from market_data_orchestrator.config.load import packaged_text
 from market_data_orchestrator.config.policies import POLICIES
-from market_data_orchestrator.doors import KEYS_FILE, failures_counter
+from market_data_orchestrator.doors import failures_counter
 from market_data_orchestrator.metrics import ServiceMetrics
 from market_data_orchestrator.service import Service
-from market_data_orchestrator.settings import OrchestratorSettings
+from market_data_orchestrator.settings import KEYS_FILE, OrchestratorSettings
 from market_data_orchestrator.status import StatusAggregator
 from market_data_pipeline.dag import NodeSpec, build
 from market_data_pipeline.dag.catalogue import OURS, load
@@ -408,6 +408,7 @@ def _commands() -> Iterator[str]:
 def command_callbacks() -> dict[str, Callable[..., Any]]:
     """Return every command's function by its full name, such as ``audit ledger``."""
     found: dict[str, Callable[..., Any]] = {}
+    command = command_line()
     for info in command.registered_commands:
         if info.name and info.callback:
             found[info.name] = info.callback

@@ -28,14 +28,8 @@ from market_data_orchestrator.protocols import AuditLogger, RateLimiter
 from market_data_orchestrator.settings import OrchestratorSettings
 
 LOG = logging.getLogger(__name__)
-KEYS_FILE = "api-keys.jsonl"
 _KEY_HEADERS = ("x-api-key", "authorization")
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
-
-
-def keys_file(settings: OrchestratorSettings) -> Path:
-    """Return where the keys are kept."""
-    return settings.api_keys_file or settings.data_path / KEYS_FILE
 
 
 class Keys:
@@ -59,7 +53,7 @@ class Keys:
             TemporaryUnavailable: It cannot be written.
         """
         configured = self._settings.api_key.get_secret_value()
-        self._known, self.first = key_authenticators(configured=configured, keys_file=keys_file(self._settings))
+        self._known, self.first = key_authenticators(configured=configured, keys_file=self._settings.keys_path)
         if self.first is not None:
             LOG.warning("no key is configured: one was made for you, it is in %s", self.first)
 

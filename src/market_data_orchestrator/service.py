@@ -33,7 +33,6 @@ from market_data_pipeline.worker import WorkerConsumers
 from market_data_store.state import GapState, JobState, State
 
 LOG = logging.getLogger(__name__)
-STATE_FILE = "state.db"
 _PAUSED = "paused"
 # What the engine needs to stop beside the time it is given to store what was received.
 _ENGINE_STOP_S = 15.0
@@ -197,7 +196,7 @@ class Service:
     @asynccontextmanager
     async def _state_open(self) -> AsyncIterator[None]:
         # After the engine, whose lock says that no other service runs here.
-        self.state = state = await asyncio.to_thread(State, self.settings.data_path / STATE_FILE)
+        self.state = state = await asyncio.to_thread(State, self.settings.state_path)
         try:
             yield
         finally:

@@ -19,6 +19,8 @@ from market_data_orchestrator.models.groups import (
     SecuritySettings,
 )
 
+KEYS_FILE = "api-keys.jsonl"
+_STATE_FILE = "state.db"
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([SMHD]?)", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -191,6 +193,16 @@ class OrchestratorSettings(BaseSettings):
         if self.data_dir is not None:
             return self.data_dir
         return Path("data/demo") if self.provider == "synthetic" else Path("data")
+
+    @property
+    def state_path(self) -> Path:
+        """Where pause, gaps, jobs, sessions and the like are kept."""
+        return self.data_path / _STATE_FILE
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the keys are kept."""
+        return self.api_keys_file or self.data_path / KEYS_FILE
 
     @property
     def store_root(self) -> str:

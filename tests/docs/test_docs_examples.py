@@ -49,7 +49,7 @@ def shell(service):
     bin_dir.mkdir(exist_ok=True)
     for name, package in (("mdo", "market_data_orchestrator"), ("mds", "mds_client")):
         command = bin_dir / name
-        command.write_text(f"#!{sys.executable}\nfrom {package}.cli import main\nmain()\n")
+        command.write_text(f"#!{sys.executable}\nfrom {package}.cli.main import main\nmain()\n")
         command.chmod(0o755)
     key = (service.data_dir / "first-key").read_text().strip()
     said = {"PATH": f"{bin_dir}:{os.environ['PATH']}", "BASE": service.url, "ORCH_URL": service.url, "API_KEY": key}

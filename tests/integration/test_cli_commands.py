@@ -354,7 +354,7 @@ def test_doctor_finds_a_damaged_state_file(copied, said):
 )
 def test_the_process_ends_with_the_exit_code(arguments, code):
     """Run as a process, the command ends with the same codes and without a traceback."""
-    program = "from market_data_orchestrator.cli import main; main()"
+    program = "from market_data_orchestrator.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=30)
     assert done.returncode == code
     assert "Traceback" not in done.stderr

@@ -111,7 +111,7 @@ def test_a_killed_replay_goes_on_with_the_same_command_and_ends_exact(tmp_path, 
     # Two recorded seconds at half speed take four: the kill falls into the middle on any machine.
     path = recording(tmp_path / "day_trades.csv", rows, step_ns=500_000)
     command = ["replay", str(path), "--data-dir", str(data), "--json"]
-    program = "from market_data_orchestrator.cli import main; main()"
+    program = "from market_data_orchestrator.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, *command, "--speed", "0.5"],
         stdout=subprocess.DEVNULL,

@@ -20,22 +20,13 @@ import pytest
 
 from market_data_core.errors import TemporaryUnavailable
 from market_data_core.schemas import Origin
-from market_data_orchestrator.cli import tap, top
-from market_data_orchestrator.cli.main import app, run
+from market_data_orchestrator.cli.main import run
 from market_data_orchestrator.cli.top import Overview
 from market_data_pipeline.log import LogWriter, RecordType, read_durable
 from support.logs import AT_ONCE, read_all, trades
 from support.service import RunningService, eventually, free_port
 
-COMMANDS = {"tap": tap.tap, "top": top.top}
-PROGRAM = """
-from market_data_orchestrator.cli import main, tap, top
-from market_data_orchestrator.cli.main import app
-for name, command in (("tap", tap.tap), ("top", top.top)):
-    if name not in {c.name for c in app.registered_commands}:
-        app.command(name)(command)
-main()
-"""
+PROGRAM = "from market_data_orchestrator.cli.main import main; main()"
 CONFIG = """
 providers:
   synthetic: {params: {rate: 500}}
@@ -91,9 +82,6 @@ def said(service, monkeypatch, tmp_path, capsys):
         if name.startswith("ORCH_"):
             monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
-    for name in COMMANDS.keys() - {c.name for c in app.registered_commands}:
-        app.command(name)(COMMANDS[name])
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -105,7 +105,7 @@ def test_everybody_may_what_their_role_says(service, role, allowed):
 def test_the_commands_do_it_too(service):
     """`mdo pause` and `mdo resume` find the key that the first start left."""
     for command, expected in (("pause", "Orchestrator paused"), ("resume", "Orchestrator resumed")):
-        program = "from market_data_orchestrator.cli import main; main()"
+        program = "from market_data_orchestrator.cli.main import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", program, command, "--url", service.url, "--data-dir", service.data_dir, "--json"],
             capture_output=True,
@@ -121,7 +121,7 @@ def test_keys_come_and_go_while_it_runs(service):
     """`mdo keys add` makes one that is good at once, and `mdo keys revoke` ends it."""
 
     def mdo(*arguments):
-        program = "from market_data_orchestrator.cli import main; main()"
+        program = "from market_data_orchestrator.cli.main import main; main()"
         command = [sys.executable, "-c", program, "keys", *arguments, "--data-dir", service.data_dir]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr

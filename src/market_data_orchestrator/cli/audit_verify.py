@@ -12,7 +12,6 @@ from market_data_orchestrator.audit.logger import KEYS_FILE, AuditLogger, logger
 from market_data_orchestrator.audit.verify import Verdict
 from market_data_orchestrator.cli.options import AsJson, DataDir
 from market_data_orchestrator.cli.output import FAILURE, OUT, print_facts, print_json
-from market_data_orchestrator.service import STATE_FILE
 from market_data_orchestrator.settings import load_settings
 from market_data_store.state import State
 
@@ -30,7 +29,7 @@ def verify(as_json: AsJson = False, data_dir: DataDir = None, audit_log: AuditLo
     Needs no running service, and works beside one.
     """
     settings = load_settings(data_dir=data_dir, audit_log_path=audit_log)
-    path = settings.data_path / STATE_FILE
+    path = settings.state_path
     # Looking must not make a state file where there is none.
     state = State(path) if path.is_file() else None
     try:

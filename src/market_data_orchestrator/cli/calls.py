@@ -18,7 +18,6 @@ from market_data_core.errors import (
 )
 from market_data_core.web.auth import FIRST_KEY_FILE
 from market_data_orchestrator.cli.status import service_url
-from market_data_orchestrator.doors import keys_file
 from market_data_orchestrator.settings import OrchestratorSettings
 
 _TIMEOUT_S = 60.0
@@ -146,7 +145,7 @@ def key_header(settings: OrchestratorSettings) -> dict[str, str]:
     key = settings.api_key.get_secret_value()
     if not key:
         try:
-            key = keys_file(settings).with_name(FIRST_KEY_FILE).read_text("ascii").strip()
+            key = settings.keys_path.with_name(FIRST_KEY_FILE).read_text("ascii").strip()
         except (OSError, UnicodeDecodeError):
             return {}
     return {"X-API-Key": key}

@@ -14,7 +14,6 @@ from market_data_orchestrator.cli.moments import From, To, asked_ns, shown_span,
 from market_data_orchestrator.cli.options import AsJson, DataDir
 from market_data_orchestrator.cli.output import ERR, print_json, print_table
 from market_data_orchestrator.composition import load
-from market_data_orchestrator.service import STATE_FILE
 from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_store.state import GapState, State
 
@@ -76,7 +75,7 @@ def gaps(
 
 
 def _kept(settings: OrchestratorSettings, wanted: Mapping[str, Any], states: list[GapState] | None, most: int) -> Any:
-    path = settings.data_path / STATE_FILE
+    path = settings.state_path
     if not path.is_file():
         # Looking must not make a state file where there is none.
         raise TemporaryUnavailable(

@@ -9,7 +9,6 @@ import typer
 from market_data_core.web.auth import KeyStore, Role
 from market_data_orchestrator.cli.options import AsJson, DataDir
 from market_data_orchestrator.cli.output import ERR, OUT, print_json, print_table
-from market_data_orchestrator.doors import keys_file
 from market_data_orchestrator.settings import load_settings
 
 app = typer.Typer(
@@ -56,4 +55,4 @@ def revoke(name: _Name, data_dir: DataDir = None) -> int:
 
 
 def _store(data_dir: DataDir) -> KeyStore:
-    return KeyStore(keys_file(load_settings(data_dir=data_dir)))
+    return KeyStore(load_settings(data_dir=data_dir).keys_path)

@@ -2,74 +2,78 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
-from typing import Any
+from typing import Any, Final
 
 import typer
 
 from market_data_core import __version__
 from market_data_core.errors import ConfigurationError, MarketDataError, ValidationError
-from market_data_orchestrator.cli import (
-    audit,
-    backfill,
-    bench,
-    control,
-    coverage,
-    doctor,
-    explain,
-    gaps,
-    graph,
-    keys,
-    plan,
-    query,
-    replay,
-    status,
-    tap,
-    top,
-    up,
-    validate,
-)
 from market_data_orchestrator.cli.output import ERR, FAILURE, WRONG_USE
+
+_COMMANDS: Final = {
+    "up": "up",
+    "replay": "replay",
+    "query": "query",
+    "coverage": "coverage",
+    "gaps": "gaps",
+    "backfill": "backfill",
+    "status": "status",
+    "explain": "explain",
+    "validate": "validate",
+    "plan": "plan",
+    "graph": "graph",
+    "pause": "control",
+    "resume": "control",
+    "reload": "control",
+    "tap": "tap",
+    "top": "top",
+    "doctor": "doctor",
+    "bench": "bench",
+}
+_GROUPS: Final = ("audit", "keys")
 
 
 def _end(code: int | None, **_: Any) -> None:
     raise typer.Exit(code or 0)
 
 
-app = typer.Typer(
-    name="mdo",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    result_callback=_end,
-    rich_markup_mode="markdown",
-    help=(
-        "Market data in, every event kept, every bar right.\n\n"
-        "Start with **mdo up** (synthetic data until you choose a provider), look at what it stored with **mdo "
-        "query**, bring recordings in with **mdo replay**. Settings are environment variables with the prefix ORCH_."
-    ),
-)
-app.command("up")(up.up)
-app.command("replay")(replay.replay)
-app.command("query")(query.query)
-app.command("coverage")(coverage.coverage)
-app.command("gaps")(gaps.gaps)
-app.command("backfill")(backfill.backfill)
-app.command("status")(status.status)
-app.command("explain")(explain.explain)
-app.command("validate")(validate.validate)
-app.command("plan")(plan.plan)
-app.command("graph")(graph.graph)
-app.command("pause")(control.pause)
-app.command("resume")(control.resume)
-app.command("reload")(control.reload)
-app.command("tap")(tap.tap)
-app.command("top")(top.top)
-app.command("doctor")(doctor.doctor)
-app.command("bench")(bench.bench)
-app.add_typer(audit.app, name="audit")
-app.add_typer(keys.app, name="keys")
+def command_line(only: str | None = None) -> typer.Typer:
+    """Return the command line.
+
+    Args:
+        only: A command's or group's name, to load nothing else: most take a second to load all together. Any other
+            text, and None, is for all of them.
+    """
+    app = typer.Typer(
+        name="mdo",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        result_callback=_end,
+        rich_markup_mode="markdown",
+        help=(
+            "Market data in, every event kept, every bar right.\n\n"
+            "Start with **mdo up** (synthetic data until you choose a provider), look at what it stored with **mdo "
+            "query**, bring recordings in with **mdo replay**. Settings are environment variables with the prefix "
+            "ORCH_."
+        ),
+    )
+    app.callback()(_group)
+    everything = only not in _COMMANDS and only not in _GROUPS
+    for name, module in _COMMANDS.items():
+        if everything or name == only:
+            app.command(name)(getattr(_load(module), name))
+    for name in _GROUPS:
+        if everything or name == only:
+            app.add_typer(_load(name).app, name=name)
+    return app
+
+
+def _load(module: str) -> Any:
+    return importlib.import_module(f"market_data_orchestrator.cli.{module}")
 
 
 def _version(asked: bool) -> None:
@@ -78,7 +82,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _group(
     version: bool = typer.Option(
         False, "--version", help="Print the version and end.", callback=_version, is_eager=True
@@ -100,7 +103,7 @@ def run(arguments: list[str]) -> int:
     try:
         # Typer itself says what is wrong with the use, and ends with the code for it: its exceptions have moved
         # between packages from version to version, so none is named here.
-        app(args=arguments, prog_name="mdo")
+        command_line(arguments[0] if arguments else None)(args=arguments, prog_name="mdo")
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else FAILURE
     except (ConfigurationError, ValidationError) as exc:
