@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import functools
 import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -40,25 +43,54 @@ class Outcome:
     stderr: str
 
 
+class _Zygote:
+    # The process that lives are forked from, started with the first one.
+    def __init__(self) -> None:
+        path = os.pathsep.join(filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "support.crash_zygote"],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self.close)
+
+    def bear(self, life: Life, out: Path, err: Path) -> int:
+        asked = {"life": asdict(life), "out": str(out), "err": str(err), "timeout_s": life.timeout_s + 30}
+        pipes = self._process
+        assert pipes.stdin is not None
+        assert pipes.stdout is not None
+        pipes.stdin.write(json.dumps(asked) + "\n")
+        pipes.stdin.flush()
+        return int(pipes.stdout.readline())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@functools.cache
+def _zygote() -> _Zygote:
+    return _Zygote()
+
+
 def run_life(life: Life) -> Outcome:
     """Run one life in a process of its own and wait for its end."""
-    path = os.pathsep.join(filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "support.crash_child", json.dumps(asdict(life))],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=life.timeout_s + 30,
-        check=False,
-    )
-    said: dict[str, Any] = {}
-    for line in done.stdout.splitlines():
-        said |= json.loads(line)
+    with tempfile.TemporaryDirectory(prefix="life-") as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        out.touch()
+        err.touch()
+        code = _zygote().bear(life, out, err)
+        said: dict[str, Any] = {}
+        for line in out.read_text().splitlines():
+            said |= json.loads(line)
+        told = err.read_text(errors="replace")
     return Outcome(
-        killed=done.returncode == -9,
+        killed=code == -9,
         opened=said.get("opened", {}),
-        ended=said.get("ended", {}) if done.returncode == 0 else {},
-        stderr=f"exit code {done.returncode}\n{done.stderr[-20000:]}",
+        ended=said.get("ended", {}) if code == 0 else {},
+        stderr=f"exit code {code}\n{told[-20000:]}",
     )
 
 

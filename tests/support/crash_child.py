@@ -1,6 +1,6 @@
-"""One life of a data path, run as a script: takes in a whole source, stores it, and says what it counted.
+"""One life of a data path, in a process of its own: takes in a whole source, stores it, and says what it counted.
 
-The only argument is a JSON object with the fields of `Life`. A life may end itself at a named step with SIGKILL, and
+A life may end itself at a named step with SIGKILL, and
 may have a bug planted, so that the tests which look for loss are seen to find it. Two lines of JSON go to standard out:
 where the path stood when it was open, and how it ended.
 """
@@ -199,10 +199,9 @@ def _plant_no_sync(part: str) -> None:
     disk.sync_dir = lambda path: None if part in f"{path}/" else sync_dir(path)
 
 
-def main() -> None:
-    """Run the life that the argument asks for."""
+def main(life: Life) -> None:
+    """Run a life; the process is its own from here on."""
     logging.basicConfig(level="WARNING", format="%(asctime)s %(threadName)s %(name)s: %(message)s")
-    life = Life(**json.loads(sys.argv[1]))
     Lake.maintain = partialmethod(Lake.maintain, _POLICY)  # type: ignore[assignment]
     data_dir = Path(life.data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -214,7 +213,3 @@ def main() -> None:
     hook = _Steps(life.step, life.nth)
     steps.install(hook)
     run(life, hook.reached, lambda said: print(json.dumps(said), flush=True))  # noqa: T201  the parent reads it
-
-
-if __name__ == "__main__":
-    main()
