@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import csv
 import functools
+import hashlib
 import json
 import os
 import random
@@ -99,7 +100,7 @@ _references: dict[tuple[Any, ...], Contents] = {}
 
 def reference(life: Life) -> Contents:
     """Return what an uninterrupted run over the same source stores."""
-    key = (life.count, life.seed, tuple(life.files))
+    key = (life.count, life.seed, *(hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in life.files))
     if key not in _references:
         folder = Path(life.data_dir).with_name("uninterrupted")
         outcome = run_life(Life(data_dir=str(folder), count=life.count, seed=life.seed, files=life.files))
