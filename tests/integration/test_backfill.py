@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 
-import httpx
 import pytest
 
 from market_data_store import open_backend
@@ -35,9 +34,7 @@ def start(gateway, tmp_path):
 
 
 def ask(service, method, path, **given):
-    answer = httpx.request(
-        method, f"{service.url}{path}", headers={"X-API-Key": KEY}, timeout=10, trust_env=False, **given
-    )
+    answer = service.client.request(method, f"{service.url}{path}", headers={"X-API-Key": KEY}, timeout=10, **given)
     assert answer.status_code < 300, answer.text
     return answer.json()
 

@@ -27,9 +27,7 @@ def call(service):
     key = (service.data_dir / FIRST_KEY_FILE).read_text().strip()
 
     def ask(method, path, **headers):
-        return httpx.request(
-            method, f"{service.url}{path}", headers={"X-API-Key": key, **headers}, timeout=20, trust_env=False
-        )
+        return service.client.request(method, f"{service.url}{path}", headers={"X-API-Key": key, **headers}, timeout=20)
 
     return ask
 

@@ -65,7 +65,7 @@ def keys(service):
 def ask(service, keys):
     def call(method, path, *, role=Role.VIEWER, **options):
         headers = options.pop("headers", {}) | ({} if role is None else {"X-API-Key": keys[role]})
-        return httpx.request(method, f"{service.url}{path}", headers=headers, timeout=60, trust_env=False, **options)
+        return service.client.request(method, f"{service.url}{path}", headers=headers, timeout=60, **options)
 
     return call
 

@@ -43,6 +43,7 @@ class Running:
                 stdout=errors,
                 stderr=errors,
             )
+        self.client = httpx.Client(trust_env=False, verify=False, timeout=30)
         eventually(self.ready, 20, "the service is ready")
 
     def __enter__(self):
@@ -52,24 +53,25 @@ class Running:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
+        self.client.close()
 
     def ready(self):
         assert self.process.poll() is None, self.stderr.read_text()
         try:
-            return httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200
+            return self.client.get(f"{self.url}/readyz").status_code == 200
         except httpx.HTTPError:
             return False
 
     def call(self, method, path, body=None, *, key=KEY):
         headers = {} if key is None else {"X-API-Key": key}
         url = f"{self.url}/runtime/ingest/{path}"
-        return httpx.request(method, url, json=body, headers=headers, trust_env=False, timeout=30)
+        return self.client.request(method, url, json=body, headers=headers)
 
     def status(self):
         return self.call("GET", "status").json()
 
     def metrics(self):
-        text = httpx.get(f"{self.url}/metrics", trust_env=False).text
+        text = self.client.get(f"{self.url}/metrics").text
         pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 

@@ -125,7 +125,7 @@ def acts(service, role):
     headers = {"X-API-Key": key}
 
     def act():
-        answer = httpx.post(f"{service.url}/control/resume", headers=headers, timeout=10, trust_env=False)
+        answer = service.client.post(f"{service.url}/control/resume", headers=headers, timeout=10)
         return answer.status_code
 
     return act

@@ -55,6 +55,8 @@ class RunningService:
         }
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("ORCH_")}
         self.env |= {f"ORCH_{name}": str(value) for name, value in given.items()}
+        # One for all that is asked: every new one reads the machine's certificates, which takes as long as a poll.
+        self.client = httpx.Client(trust_env=False, verify=False, limits=httpx.Limits(max_keepalive_connections=0))
         self.started = time.monotonic()
         data_dir.mkdir(parents=True, exist_ok=True)
         self.stderr = data_dir.parent / f"{data_dir.name}.stderr"
@@ -74,9 +76,10 @@ class RunningService:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
+        self.client.close()
 
     def get(self, path: str, timeout_s: float = 5.0) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=timeout_s, trust_env=False)
+        return self.client.get(f"{self.url}{path}", timeout=timeout_s)
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.output()
