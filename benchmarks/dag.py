@@ -165,6 +165,7 @@ def _surroundings(
         status=ConsumerStatus(),
         abort=threading.Event(),
         stopping=lambda done: done >= end,
+        awaited=lambda: 0,
         ends_at=lambda _: False,
         publish=publish,
         letters=DeadLetters(folder / "dead_letters"),

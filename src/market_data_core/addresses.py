@@ -4,22 +4,50 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
+
+from market_data_core.errors import ConfigurationError
 
 HIDDEN: Final = "***"
 """What stands for a password that is not shown."""
 
 _POSTGRES: Final = re.compile(r"postgres(ql)?://", re.IGNORECASE)
+_OBJECTS: Final = re.compile(r"s3://", re.IGNORECASE)
 # A password that was not percent-encoded may hold any of `@:/?#`: all up to the last @ is taken for it.
 _USER: Final = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^:@/?#\s]*):.*@", re.DOTALL)
 _PARAMETER: Final = re.compile(r"(?P<mark>[?&])(?P<name>[^=&]+)=[^&]*")
 _KEYWORD: Final = re.compile(r"(?P<name>\w*password)\s*=\s*('(\\.|[^'\\])*'|\S+)", re.IGNORECASE)
+# Taken for a folder, PostgreSQL's other way to write an address would quietly make one.
+_KEYWORDS: Final = re.compile(r"(^|\s)(host|hostaddr|port|dbname|user|password|service)\s*=")
 _SECRET: Final = re.compile(r"pass|secret|token|key", re.IGNORECASE)
 
 
 def is_postgres(address: str) -> bool:
     """Return whether an address names a PostgreSQL server."""
     return _POSTGRES.match(address) is not None
+
+
+def is_object_store(address: str) -> bool:
+    """Return whether an address names a place in an object store."""
+    return _OBJECTS.match(address) is not None
+
+
+def check_store(address: str) -> None:
+    """Raise ConfigurationError unless an address is of a form that names a store; it is not repeated."""
+    if is_postgres(address):
+        return
+    if is_object_store(address):
+        parts = urlsplit(address)
+        if not parts.netloc or "@" in parts.netloc or parts.query:
+            raise ConfigurationError("the address of an object store is s3://<bucket>/<prefix>, without credentials")
+        return
+    scheme = address.partition("://")[0].lower() if "://" in address else None
+    if not address.strip() or scheme not in {None, "file"} or _KEYWORDS.search(address):
+        named = f"begins with {scheme}://" if scheme else "is empty or not of a known form"
+        raise ConfigurationError(
+            f"the store's address {named}; there are: a folder, file:// URL or s3://bucket/prefix for the embedded "
+            "lake, postgresql://... for PostgreSQL"
+        )
 
 
 def without_password(address: str) -> str:

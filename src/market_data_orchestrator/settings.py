@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic import ValidationError as PydanticValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from market_data_core.addresses import check_store
 from market_data_core.errors import ConfigurationError
 from market_data_orchestrator.models.groups import (
     FeedbackSettings,
@@ -55,7 +56,8 @@ class OrchestratorSettings(BaseSettings):
     )
     log_url: str = Field("", description="The event log; the folder log in DATA_DIR when empty.")
     store_url: str = Field(
-        "", description="The store, a folder or postgresql://...; the folder lake in DATA_DIR when empty."
+        "",
+        description="A folder, s3://bucket/prefix or postgresql://...; the folder lake in DATA_DIR when empty.",
     )
     tenant_id: str = Field(
         "default", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Whose tables are written and read."
@@ -186,6 +188,16 @@ class OrchestratorSettings(BaseSettings):
     def infrastructure(self) -> InfrastructureSettings:
         """Where things are kept and served, and who else there is."""
         return InfrastructureSettings.model_validate(self)
+
+    @field_validator("store_url")
+    @classmethod
+    def _check_store(cls, value: str) -> str:
+        if value:
+            try:
+                check_store(value)
+            except ConfigurationError as exc:
+                raise ValueError(str(exc)) from None
+        return value
 
     @property
     def data_path(self) -> Path:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from market_data_core.addresses import is_postgres
-from market_data_core.errors import ConfigurationError
+from market_data_core.addresses import check_store, is_postgres
 
 if TYPE_CHECKING:  # columns and servers cost a start what only their users have to pay
     from market_data_store.backend import Backend
-
-# Taken for a folder, PostgreSQL's other way to write an address would quietly make one.
-_KEYWORDS: Final = re.compile(r"(^|\s)(host|hostaddr|port|dbname|user|password|service)\s*=")
 
 
 def open_backend(
@@ -28,7 +23,8 @@ def open_backend(
     Nothing is made, repaired or connected to yet; that is for the backend's own ``open``, which readers do not need.
 
     Args:
-        dsn: A folder or ``file://`` URL for the embedded lake, ``postgresql://`` for PostgreSQL.
+        dsn: A folder, ``file://`` URL or ``s3://bucket/prefix`` for the embedded lake, ``postgresql://`` for
+            PostgreSQL.
         tenant: Whose data.
         pool_max: PostgreSQL: how many connections at once.
         timeout_s: PostgreSQL: how long to wait for a connection before the server counts as away.
@@ -37,19 +33,12 @@ def open_backend(
     Raises:
         ConfigurationError: The address names no store that there is, or the tenant's name is not one.
     """
+    check_store(dsn)
     if is_postgres(dsn):
         from market_data_store.postgres import PostgresStore  # noqa: PLC0415  the driver is for those who have a server
 
         return PostgresStore(
             dsn, tenant, connections=pool_max, timeout_s=timeout_s, statement_timeout_s=statement_timeout_s
-        )
-    scheme = dsn.partition("://")[0].lower() if "://" in dsn else None
-    if not dsn.strip() or scheme not in {None, "file"} or _KEYWORDS.search(dsn):
-        # An address may have a password in it, so it is not repeated.
-        named = f"begins with {scheme}://" if scheme else "is empty or not of a known form"
-        raise ConfigurationError(
-            f"the store's address {named}; there are: a folder or file:// URL for the embedded lake, "
-            "postgresql://... for PostgreSQL"
         )
     from market_data_store.lake import Lake  # noqa: PLC0415  as above
 

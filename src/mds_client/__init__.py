@@ -1,6 +1,7 @@
 """What users of stored data import: `MDS` and `AMDS`, the rows they read and write, and batches of them.
 
-Which store keeps the data is for the dsn to say: a folder is the embedded lake, ``postgresql://`` is PostgreSQL.
+Which store keeps the data is for the dsn to say: a folder or ``s3://bucket/prefix`` is the embedded lake,
+``postgresql://`` is PostgreSQL.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class MDSConfig(BaseModel):
     """Options of `MDS` and `AMDS`.
 
     Attributes:
-        dsn: A folder or ``file://`` URL for the embedded lake, ``postgresql://`` for PostgreSQL. May hold a password,
-            so it is in no message and no ``repr``.
+        dsn: A folder, ``file://`` URL or ``s3://bucket/prefix`` for the embedded lake, ``postgresql://`` for
+            PostgreSQL. May hold a password, so it is in no message and no ``repr``.
         tenant_id: Whose data.
         pool_max: How many calls at once: connections to a server; `AMDS` may have as many again for its threads.
         timeout_s: How long to wait for a connection before a server counts as away.

@@ -13,6 +13,7 @@ from conformance_rows import make_rows
 from market_data_store.lake import Lake
 from market_data_store.postgres import PostgresStore
 from support.postgres_server import shared_server
+from support.s3_server import shared_s3
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Home:
 
     Attributes:
         name: The store's entry point.
-        root: What the store is given to find it, a folder or a dsn.
+        root: What the store is given to find it, a folder, an object store's address or a dsn.
     """
 
     name: str
@@ -49,11 +50,13 @@ def empty_lake(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="session", params=["lake", "postgres"])
+@pytest.fixture(scope="session", params=["lake", pytest.param("object store", marks=pytest.mark.chaos), "postgres"])
 def new_home(request, tmp_path_factory):
     """Make an empty home of the store under test."""
     if request.param == "postgres":
         return lambda: Home("postgres", shared_server().database())
+    if request.param == "object store":
+        return lambda: Home("store", shared_s3().place())
     empty = request.getfixturevalue("empty_lake")
     folder, numbers = tmp_path_factory.mktemp("lakes"), itertools.count()
 

@@ -14,6 +14,9 @@ from typing import Any, Self
 
 import httpx
 
+_AS_INSTALLED = str(Path(__file__).parent / "as_installed")
+"""Has nothing but a pandas that cannot be imported: Arrow looks for it, and most services run without."""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -55,6 +58,7 @@ class RunningService:
         }
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("ORCH_")}
         self.env |= {f"ORCH_{name}": str(value) for name, value in given.items()}
+        self.env["PYTHONPATH"] = os.pathsep.join(filter(None, [_AS_INSTALLED, os.environ.get("PYTHONPATH")]))
         # One for all that is asked: every new one reads the machine's certificates, which takes as long as a poll.
         self.client = httpx.Client(trust_env=False, verify=False, limits=httpx.Limits(max_keepalive_connections=0))
         self.started = time.monotonic()

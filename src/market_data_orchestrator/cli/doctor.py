@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 
@@ -118,11 +117,11 @@ def _store(settings: OrchestratorSettings) -> Outcome:
     if is_postgres(settings.store_root):
         yield from _server(settings)
         return
-    root = Path(settings.store_root.removeprefix("file://"))
-    if not (root / settings.tenant_id).is_dir():
-        yield (_OK, f"no store at {root} yet")
+    lake = Lake(settings.store_root, settings.tenant_id)
+    if not lake.schema_version():
+        yield (_OK, f"no store at {settings.store_root} yet")
         return
-    for name, counts in Lake(root, settings.tenant_id).counts().items():
+    for name, counts in lake.counts().items():
         if counts.rows:
             yield (_OK, f"{name}: {counts.rows:,} rows in {counts.files:,} files, {size(counts.size_bytes)}")
 

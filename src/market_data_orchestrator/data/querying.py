@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from market_data_core.errors import ConfigurationError, TemporaryUnavailable
+from market_data_core.errors import TemporaryUnavailable
 from market_data_orchestrator.audit.trail import audited
 from market_data_orchestrator.data.answers import MEDIA_TYPES, TRUNCATED_HEADER, SentInTime, form_of, render
 from market_data_orchestrator.data.reading import StoredData
@@ -84,11 +83,6 @@ class Queries:
 
     def _made(self) -> QueryRunner:
         root = place_of(self._settings.store_root)
-        if isinstance(root, Path) and "://" in str(self._settings.store_root.removeprefix("file://")):
-            scheme = self._settings.store_root.partition("://")[0]
-            raise ConfigurationError(
-                f"SQL is answered by the embedded lake and PostgreSQL; this store is at {scheme}://"
-            )
         if self._runner is None:
             self._runner = QueryRunner(root)
         return self._runner

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from market_data_core import disk
 from market_data_core.errors import TemporaryUnavailable
 from market_data_store.lake.declarations import CONFIGURATION, TableSpec
 from market_data_store.lake.log import TableLog
+from market_data_store.lake.objects import Place, make_dirs, storage_options, sync_dir, sync_file
 from market_data_store.lake.paths import translated
 
 _LOOKS: Final = 3
@@ -26,7 +26,7 @@ class TableFolder:
         spec: What the table is declared to be.
     """
 
-    def __init__(self, root: Path, spec: TableSpec) -> None:
+    def __init__(self, root: Place, spec: TableSpec) -> None:
         self.path = root / spec.name
         self.spec = spec
         self.log = TableLog(self.path, spec.name)
@@ -49,10 +49,12 @@ class TableFolder:
         """Return whether there is a table here.
 
         Raises:
-            TemporaryUnavailable: There was one before: a lake that vanishes while we run is an unmounted disk, and an
-                empty table in its place would hide that.
+            TemporaryUnavailable: The storage is away, or there was one before: a lake that vanishes while we run is an
+                unmounted disk, and an empty table in its place would hide that.
         """
-        if self.log.versions() or self.log.checkpoints():
+        with translated(f"looking for table {self.spec.name}"):
+            found = bool(self.log.versions() or self.log.checkpoints())
+        if found:
             self._seen = True
             return True
         if self._seen:
@@ -68,11 +70,11 @@ class TableFolder:
         with self._lock, translated(f"making table {self.spec.name}"):
             if self.exists():
                 return
-            disk.make_dirs(self.path)
+            make_dirs(self.path)
             create(self.path, self.spec)
-            disk.sync_file(self.log.commit_path(0))
+            sync_file(self.log.commit_path(0))
             for folder in (self.log.path, self.path, self.path.parent):
-                disk.sync_dir(folder)
+                sync_dir(folder)
             self._seen = True
 
     def open(self) -> DeltaTable:
@@ -83,11 +85,11 @@ class TableFolder:
         """
         for _ in range(_LOOKS - 1):
             try:
-                return DeltaTable(self.path)
+                return DeltaTable(str(self.path), storage_options=storage_options(self.path))
             except DeltaError:
                 # Upkeep may clean a checkpoint away between its being found and read; a newer one has what it said.
                 continue
-        return DeltaTable(self.path)
+        return DeltaTable(str(self.path), storage_options=storage_options(self.path))
 
     def make_date(self, date: str) -> None:
         """Make the folder of a UTC date, durably.
@@ -98,17 +100,17 @@ class TableFolder:
         with self._lock:
             if date in self._dates:
                 return
-            disk.make_dirs(self.path / f"date={date}")
+            make_dirs(self.path / f"date={date}")
             # It may have been made by a process that died before it came to this.
-            disk.sync_dir(self.path)
+            sync_dir(self.path)
             self._dates.add(date)
 
-    def data_files(self) -> list[Path]:
+    def data_files(self) -> Sequence[Place]:
         """Return every data file that lies here, whether a commit names it or not."""
         return [f for d in self.path.glob("date=*") for f in d.glob("*.parquet")]
 
 
-def create(path: Path, spec: TableSpec) -> None:
+def create(path: Place, spec: TableSpec) -> None:
     """Make an empty table in a folder; leave one alone that is there. Syncs nothing.
 
     Raises:
@@ -116,9 +118,14 @@ def create(path: Path, spec: TableSpec) -> None:
     """
     try:
         DeltaTable.create(
-            path, schema=spec.stored_schema, partition_by=["date"], mode="error", configuration=dict(CONFIGURATION)
+            str(path),
+            schema=spec.stored_schema,
+            partition_by=["date"],
+            mode="error",
+            configuration=dict(CONFIGURATION),
+            storage_options=storage_options(path),
         )
     except DeltaError:
         # Another process may have made it in the same moment.
-        if not DeltaTable.is_deltatable(str(path)):
+        if not DeltaTable.is_deltatable(str(path), storage_options(path)):
             raise

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from market_data_core import disk
 from market_data_core.errors import TemporaryUnavailable
+from market_data_store.lake.objects import Place, as_table, sync_dir
 
 _COMMIT: Final = re.compile(r"(\d{20})\.json")
 _CHECKPOINT: Final = re.compile(r"(\d{20})\.checkpoint\.parquet")
@@ -38,7 +38,7 @@ class TableLog:
         name: The table's name, for messages.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Place, name: str) -> None:
         self.folder = folder
         self.name = name
         self.path = folder / "_delta_log"
@@ -46,11 +46,11 @@ class TableLog:
         self._durable_version = -1
         self._sync_failed = False
 
-    def commit_path(self, version: int) -> Path:
+    def commit_path(self, version: int) -> Place:
         """Return where the commit of that version lies."""
         return self.path / f"{version:020d}.json"
 
-    def checkpoint_path(self, version: int) -> Path:
+    def checkpoint_path(self, version: int) -> Place:
         """Return where the checkpoint of that version lies."""
         return self.path / f"{version:020d}.checkpoint.parquet"
 
@@ -70,7 +70,7 @@ class TableLog:
     def is_whole_checkpoint(self, version: int) -> bool:
         """Return whether a checkpoint can be read to its end."""
         try:
-            pq.read_table(self.checkpoint_path(version), partitioning=None)
+            as_table(self.checkpoint_path(version))
         except (OSError, pa.ArrowException):
             return False
         return True
@@ -134,7 +134,7 @@ class TableLog:
         base = max((v for v in self.checkpoints() if v <= version), default=-1)
         found: list[Action] = []
         if base >= 0:
-            table = pq.read_table(self.checkpoint_path(base), columns=[wanted], partitioning=None)
+            table = as_table(self.checkpoint_path(base), [wanted])
             found = table.column(wanted).drop_null().to_pylist()
         for v in range(base + 1, version + 1):
             found += [a[wanted] for a in self.actions(v) if wanted in a]
@@ -153,12 +153,14 @@ class TableLog:
                 return
             for version in [v for v in self.versions() if self._durable_version < v <= through]:
                 self._sync_commit(version)
-            disk.sync_dir(self.path)
+            sync_dir(self.path)
             self._sync_failed = False
             self._durable_version = through
 
     def _sync_commit(self, version: int) -> None:
         path = self.commit_path(version)
+        if not isinstance(path, Path):
+            return  # durable since it was written
         try:
             if self._sync_failed:
                 # After a failed fsync the kernel calls the pages clean although they never reached the disk; only

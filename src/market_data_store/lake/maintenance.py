@@ -7,24 +7,22 @@ folded away: `as_of` needs them all.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, Protocol
 
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from market_data_core import disk
 from market_data_core.errors import ConfigurationError, MarketDataError
 from market_data_core.steps import Step, reached
 from market_data_store.lake import commits, parts
 from market_data_store.lake.declarations import TABLES, date_of
 from market_data_store.lake.folder import TableFolder
 from market_data_store.lake.log import LAST_CHECKPOINT
+from market_data_store.lake.objects import Place, sync_dir, sync_file
 from market_data_store.lake.paths import reason
 from market_data_store.lake.planning import CompactionPolicy, Job, StoredFile, plan
 from market_data_store.lake.rewriting import rewrite
@@ -205,11 +203,11 @@ class _Upkeep:
         reached(Step.MAINTENANCE_CHECKPOINT)
 
     def _sync_checkpoint(self, version: int) -> None:
-        disk.sync_file(self._log.checkpoint_path(version))
+        sync_file(self._log.checkpoint_path(version))
         pointer = self._log.path / LAST_CHECKPOINT
         if pointer.exists():
-            disk.sync_file(pointer)
-        disk.sync_dir(self._log.path)
+            sync_file(pointer)
+        sync_dir(self._log.path)
 
     def _clean_log(self) -> None:
         checkpoints, versions = self._log.checkpoints(), self._log.versions()
@@ -217,7 +215,7 @@ class _Upkeep:
             return
         keep_from = min(checkpoints[-1], versions[-1] - self._policy.log_versions + 1)
         old = self._older_than(self._policy.log_retention_ns)
-        stale: list[Path] = []
+        stale: list[Place] = []
         for version in versions:
             # From the oldest on without a hole: the log is read as an unbroken row.
             if version >= keep_from or not old(self._log.commit_path(version)):
@@ -231,7 +229,7 @@ class _Upkeep:
         self._sync_checkpoint(checkpoints[-1])
         for path in stale:
             path.unlink(missing_ok=True)
-        disk.sync_dir(self._log.path)
+        sync_dir(self._log.path)
 
     def _vacuum(self) -> None:
         old = self._older_than(self._policy.data_retention_ns)
@@ -247,7 +245,7 @@ class _Upkeep:
         limit_ms = (self._now_ns - self._policy.data_retention_ns) // 1_000_000
         spared = {path for path, removed_ms in self._log.tombstones(version).items() if removed_ms > limit_ms}
         for path in candidates:
-            name = path.relative_to(self._folder.path).as_posix()
+            name = f"{path.parent.name}/{path.name}"
             if name not in live and name not in spared:
                 path.unlink(missing_ok=True)
                 self._report.files_deleted += 1
@@ -260,8 +258,8 @@ class _Upkeep:
 class _OlderThan:
     limit_ns: int
 
-    def __call__(self, path: Path) -> bool:
+    def __call__(self, path: Place) -> bool:
         try:
-            return os.stat(path).st_mtime_ns <= self.limit_ns  # noqa: PTH116  half the cost of Path.stat
+            return path.stat().st_mtime_ns <= self.limit_ns
         except FileNotFoundError:
             return False

@@ -1,26 +1,64 @@
-"""The lake's outbox: work asked for, in a SQLite file beside the tables."""
+"""The lake's outbox: work asked for, in a SQLite file beside the tables or in a table of an object store."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from market_data_core import disk
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_store.backend import OutboxJob
+from market_data_store.lake.objects import ObjectPath, storage_options
+from market_data_store.lake.paths import translated
 
 _BUSY_TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = 0.005
 _NAMED: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _LAST_NS: Final = 2**63 - 1
+
+_Done = TypeVar("_Done")
+
+_JOBS: Final = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        ("job_type", pa.string()),
+        ("payload", pa.string()),
+        ("priority", pa.int64()),
+        ("idempotency_key", pa.string()),
+        ("state", pa.string()),
+        ("attempts", pa.int64()),
+        ("owner", pa.string()),
+        ("created_ns", pa.int64()),
+        ("lease_ns", pa.int64()),
+        ("finished_ns", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+_ALL: Final = f"SELECT {', '.join(_JOBS.names)} FROM jobs ORDER BY id"  # noqa: S608  own names
+_PUT: Final = f"INSERT INTO jobs ({', '.join(_JOBS.names)}) VALUES ({', '.join('?' * len(_JOBS))})"  # noqa: S608  as above
+# Every change leaves a file and a commit behind; a reader may take an hour.
+_KEPT: Final = {
+    "delta.logRetentionDuration": "interval 1 hours",
+    "delta.deletedFileRetentionDuration": "interval 1 hours",
+}
+_TIDY_COMMITS: Final = 50
+_ATTEMPTS: Final = 60
+_LONGEST_PAUSE_S: Final = 0.25
 
 
 def _read_statements() -> dict[str, str]:
@@ -29,18 +67,33 @@ def _read_statements() -> dict[str, str]:
     return {name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-class Outbox:
+class Outbox(ABC):
     """Jobs of one tenant. Safe to use from several threads and processes, and across a fork.
 
-    The file is made with the first job; until then there are none.
-
-    Args:
-        path: Of the SQLite file.
+    Where they are kept is made with the first job; until then there are none.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self) -> None:
         self._sql = _read_statements()
+
+    @abstractmethod
+    def _exists(self) -> bool: ...
+
+    @abstractmethod
+    def _transact(self, work: Callable[[sqlite3.Connection], _Done]) -> _Done:
+        """Do work in one transaction that is durable when this returns; it may be done again where others came first.
+
+        Raises:
+            TemporaryUnavailable: The storage is away.
+        """
+
+    @abstractmethod
+    def _look(self, work: Callable[[sqlite3.Connection], _Done]) -> _Done:
+        """Do work that changes nothing.
+
+        Raises:
+            TemporaryUnavailable: The storage is away.
+        """
 
     def enqueue(
         self, job_type: str, payload: Mapping[str, Any], *, idempotency_key: str, priority: int, now_ns: int
@@ -57,10 +110,14 @@ class Outbox:
         except (TypeError, ValueError) as exc:
             raise ValidationError(f"the payload of job {idempotency_key!r} is not JSON values: {exc}") from exc
         asked = {"job_type": job_type, "payload": text, "idempotency_key": idempotency_key}
+
+        def work(connection: sqlite3.Connection) -> sqlite3.Row:
+            connection.execute(self._sql["add"], asked | {"priority": priority, "now_ns": now_ns})
+            found: sqlite3.Row = connection.execute(self._sql["find_by_key"], asked).fetchone()
+            return found
+
         try:
-            with self._transaction() as connection:
-                connection.execute(self._sql["add"], asked | {"priority": priority, "now_ns": now_ns})
-                row = connection.execute(self._sql["find_by_key"], asked).fetchone()
+            row = self._transact(work)
         except (UnicodeEncodeError, OverflowError) as exc:
             raise ValidationError(f"job {idempotency_key!r} cannot be stored: {exc}") from exc
         if (row["job_type"], row["payload"]) != (job_type, text):
@@ -75,13 +132,12 @@ class Outbox:
         Raises:
             TemporaryUnavailable: The storage is away.
         """
-        if not self._path.exists():
+        if not self._exists():
             return None
-        with self._transaction() as connection:
-            lease_ns = min(now_ns + round(lease_s * 1e9), _LAST_NS)
-            wanted = {"owner": owner, "lease_ns": lease_ns, "now_ns": now_ns}
-            wanted["job_types"] = json.dumps(list(job_types)) if job_types else None
-            rows = connection.execute(self._sql["claim"], wanted).fetchall()
+        lease_ns = min(now_ns + round(lease_s * 1e9), _LAST_NS)
+        types = json.dumps(list(job_types)) if job_types else None
+        wanted = {"owner": owner, "lease_ns": lease_ns, "now_ns": now_ns, "job_types": types}
+        rows = self._transact(lambda connection: connection.execute(self._sql["claim"], wanted).fetchall())
         return _job(rows[0]) if rows else None
 
     def finish(self, job_id: int, *, owner: str, error: str | None, now_ns: int) -> OutboxJob:
@@ -91,11 +147,11 @@ class Outbox:
             ValidationError: `owner` does not have it (any more).
             TemporaryUnavailable: The storage is away.
         """
-        said = {"id": job_id, "owner": owner, "error": error, "state": "failed" if error is not None else "done"}
+        said = {"id": job_id, "owner": owner, "error": error, "now_ns": now_ns}
+        said["state"] = "failed" if error is not None else "done"
         rows: list[sqlite3.Row] = []
-        if self._path.exists():
-            with self._transaction() as connection:
-                rows = connection.execute(self._sql["finish"], said | {"now_ns": now_ns}).fetchall()
+        if self._exists():
+            rows = self._transact(lambda connection: connection.execute(self._sql["finish"], said).fetchall())
         if not rows:
             raise ValidationError(f"job {job_id} is not {owner!r}'s to finish")
         return _job(rows[0])
@@ -106,24 +162,106 @@ class Outbox:
         Raises:
             TemporaryUnavailable: The storage is away.
         """
-        if not self._path.exists():
+        if not self._exists():
             return []
-        with self._connection() as connection:
-            rows = connection.execute(self._sql["list"], {"state": state, "limit": max(0, limit)}).fetchall()
+        wanted = {"state": state, "limit": max(0, limit)}
+        rows = self._look(lambda connection: connection.execute(self._sql["list"], wanted).fetchall())
         return [_job(row) for row in rows]
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+
+class TableOutbox(Outbox):
+    """Jobs in a Delta table of an object store, a row each.
+
+    Jobs are few: every transaction reads them all, does its work in SQLite's memory as `FileOutbox` does it in a file,
+    and writes them all, as the version that follows the one it read or not at all.
+
+    Args:
+        place: Of the table.
+    """
+
+    def __init__(self, place: ObjectPath) -> None:
+        super().__init__()
+        self._place = place
+
+    def _exists(self) -> bool:
+        with translated(f"looking for {self._place}"):
+            return DeltaTable.is_deltatable(str(self._place), storage_options(self._place))
+
+    def _look(self, work: Callable[[sqlite3.Connection], _Done]) -> _Done:
+        with translated(f"reading {self._place}"), closing(self._loaded(self._opened())) as connection:
+            return work(connection)
+
+    def _transact(self, work: Callable[[sqlite3.Connection], _Done]) -> _Done:
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, _PAUSE_S * 2**attempt)))  # noqa: S311  spreads turns
+            with translated(f"changing {self._place}"):
+                table = self._opened()
+                with closing(self._loaded(table)) as connection:
+                    done = work(connection)
+                    rows = [tuple(row) for row in connection.execute(_ALL)]
+                if self._replaced(table, rows):
+                    return done
+        raise TemporaryUnavailable(f"{self._place}: others came first {_ATTEMPTS} times")
+
+    def _opened(self) -> DeltaTable:
+        where, options = str(self._place), storage_options(self._place)
+        if not DeltaTable.is_deltatable(where, options):
+            with contextlib.suppress(DeltaError):  # another may have made it in the same moment
+                DeltaTable.create(where, _JOBS, mode="error", configuration=_KEPT, storage_options=options)
+        return DeltaTable(where, storage_options=options)
+
+    def _loaded(self, table: DeltaTable) -> sqlite3.Connection:
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        connection.execute(self._sql["schema"])
+        connection.executemany(_PUT, (tuple(row.values()) for row in table.to_pyarrow_table().to_pylist()))
+        return connection
+
+    # False if another version came in between.
+    def _replaced(self, table: DeltaTable, rows: Sequence[tuple[Any, ...]]) -> bool:
+        columns = list(zip(*rows, strict=True)) or [()] * len(_JOBS)
+        jobs = pa.table([pa.array(c, f.type) for c, f in zip(columns, _JOBS, strict=True)], schema=_JOBS)
+        before = table.version()
+        try:
+            write_deltalake(table, jobs, mode="overwrite", commit_properties=CommitProperties(max_commit_retries=0))
+        except CommitFailedError:
+            return False
+        if before % _TIDY_COMMITS == 0:
+            table.vacuum(dry_run=False)
+        return True
+
+
+class FileOutbox(Outbox):
+    """Jobs in a SQLite file.
+
+    Args:
+        path: Of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def _exists(self) -> bool:
+        return self._path.exists()
+
+    def _look(self, work: Callable[[sqlite3.Connection], _Done]) -> _Done:
+        with self._connection() as connection:
+            return work(connection)
+
+    def _transact(self, work: Callable[[sqlite3.Connection], _Done]) -> _Done:
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                yield connection
+                done = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 # A failed COMMIT or a full disk may have rolled back already.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+        return done
 
     # A connection for each call: jobs are few, and one that is kept must not cross a fork and has to be closed.
     @contextmanager

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
-from market_data_core import disk
 from market_data_store.lake.declarations import DAY_NS, STATS_COLUMNS, TableSpec, date_of
+from market_data_store.lake.objects import Place, opened, sync_dir, sync_file
 
 # Measured on 256 k trades of 500 symbols: zstd 1 with delta-coded integers and dictionaries takes 66 ms and 15 B a row,
 # Arrow's defaults 116 ms and 34 B, zstd 3 80 ms and 17 B.
@@ -55,7 +54,7 @@ class DataFile:
     """
 
     name: str
-    path: Path
+    path: Place
     size_bytes: int
     date: str
     rows: int
@@ -116,7 +115,7 @@ def sort_rank(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
     return np.where(indices < 0, -1, rank[indices] if len(rank) else -1)
 
 
-def write(part: Part, *, table_folder: Path, prefix: str) -> DataFile:
+def write(part: Part, *, table_folder: Place, prefix: str) -> DataFile:
     """Write one part as a Parquet file of a new name into its date's folder, which exists. Syncs nothing.
 
     Raises:
@@ -128,9 +127,11 @@ def write(part: Part, *, table_folder: Path, prefix: str) -> DataFile:
     schema = part.rows.schema
     integers = [f.name for f in schema if pa.types.is_integer(f.type)]
     try:
+        where, filesystem = opened(path)
         pq.write_table(
             part.rows,
-            path,
+            where,
+            filesystem=filesystem,
             row_group_size=ROW_GROUP_ROWS,
             compression="zstd",
             compression_level=_COMPRESSION_LEVEL,
@@ -158,12 +159,12 @@ def sync(files: Sequence[DataFile]) -> None:
         OSError: The disk refused.
     """
     for file in files:
-        disk.sync_file(file.path)
-    for folder in sorted({f.path.parent for f in files}):
-        disk.sync_dir(folder)
+        sync_file(file.path)
+    for folder in sorted({f.path.parent for f in files}, key=str):
+        sync_dir(folder)
 
 
-def remove(paths: Sequence[Path]) -> int:
+def remove(paths: Sequence[Place]) -> int:
     """Remove files that no commit names; return how many could not be, which the vacuum then takes."""
     left = 0
     for path in paths:

@@ -1,8 +1,7 @@
 """Where things lie in a lake, and how foreign errors are named.
 
-``<root>/<tenant>/<table>/date=2024-01-31/*.parquet`` with the table's log in ``<table>/_delta_log``. Everything here is
-a local folder: syncing, the repair of torn logs and clean-up work on files. An object store needs none of these (its
-writes are whole or absent) and is not supported; this module is where its addresses would come in.
+``<root>/<tenant>/<table>/date=2024-01-31/*.parquet`` with the table's log in ``<table>/_delta_log``, in a folder of
+this machine or in an object store.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
+from market_data_core.addresses import check_store, is_object_store
 from market_data_core.errors import ConfigurationError, TemporaryUnavailable
+from market_data_store.lake.objects import ObjectPath, ObjectStore, Place
 
 _ORNAMENT: Final = re.compile(r"\x1b\[\d*m|\u21b3")
 _FRAME: Final = re.compile(r"\s*\d+: ")
@@ -36,18 +37,21 @@ def local_root(root: Path | str) -> Path:
     if scheme == "file" and netloc in {"", "localhost"}:
         return Path(unquote(path))
     if "://" in root:
-        raise ConfigurationError(f"lake at {root!r}: only local folders and file:// URLs are supported")
+        raise ConfigurationError(f"a lake is a folder, a file:// URL or s3://bucket/prefix, not {scheme}://")
     return Path(root)
 
 
-def tenant_root(root: Path | str, tenant: str) -> Path:
+def tenant_root(root: Path | str, tenant: str) -> Place:
     """Return the folder of one tenant, beyond which its client never looks.
 
     Raises:
-        ConfigurationError: The name could lead elsewhere, or the root is not a local folder.
+        ConfigurationError: The name could lead elsewhere, or the root is no folder or object store.
     """
     if _TENANT.fullmatch(tenant) is None:
         raise ConfigurationError(f"tenant {tenant!r} is not 1 to 64 of the letters A-Z a-z 0-9 _ -")
+    if isinstance(root, str) and is_object_store(root):
+        check_store(root)
+        return ObjectPath(ObjectStore(f"{root.rstrip('/')}/{tenant}"))
     return local_root(root).absolute() / tenant
 
 

@@ -20,6 +20,7 @@ from market_data_core.errors import TemporaryUnavailable
 from market_data_store.backend import END_OF_TIME_NS, START_OF_TIME_NS
 from market_data_store.lake.declarations import TableSpec, date_of
 from market_data_store.lake.folder import TableFolder
+from market_data_store.lake.objects import opened_all
 from market_data_store.lake.parts import sort_rank
 from market_data_store.lake.paths import reason, translated
 
@@ -256,9 +257,12 @@ _NO_FILES: Final = pa.table(
 
 def _dataset(folder: TableFolder, files: pa.Table, *, pre_buffer: bool) -> ds.Dataset:
     options = ds.ParquetFragmentScanOptions(pre_buffer=pre_buffer)
-    paths = [str(folder.path / name) for name in files.column("path").to_pylist()]
+    paths, filesystem = opened_all(folder.path, files.column("path").to_pylist())
     return ds.dataset(
-        paths, schema=folder.spec.rows_schema, format=ds.ParquetFileFormat(default_fragment_scan_options=options)
+        paths,
+        schema=folder.spec.rows_schema,
+        format=ds.ParquetFileFormat(default_fragment_scan_options=options),
+        filesystem=filesystem,
     )
 
 

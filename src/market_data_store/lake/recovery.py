@@ -1,4 +1,4 @@
-"""Repair of a table's log after a crash or power cut.
+"""Repair of a table's log after a crash or power cut. In an object store nothing is ever torn.
 
 What `LakeTable.append` has acknowledged is durable: its data files, its commit and every commit before it. So whatever
 is torn lies behind the last acknowledged commit, and setting it aside loses nothing that anybody was told of: the
@@ -18,6 +18,7 @@ from market_data_core import disk
 from market_data_core.errors import MarketDataError
 from market_data_store.lake.folder import TableFolder, create
 from market_data_store.lake.log import LAST_CHECKPOINT, Action, TableLog, TornCommit
+from market_data_store.lake.objects import here
 from market_data_store.lake.paths import translated
 
 # Staged files of delta-rs and its object store, and ours.
@@ -38,6 +39,8 @@ def repair(folder: TableFolder) -> list[str]:
         MarketDataError: ``LakeDamaged``: the start of the log is gone, which no crash does. Restore the folder.
         TemporaryUnavailable: The storage is away.
     """
+    if not isinstance(folder.path, Path):
+        return []
     if not folder.log.path.is_dir():
         _refuse_orphans(folder)
         return []
@@ -49,7 +52,7 @@ def repair(folder: TableFolder) -> list[str]:
             done += _restore_start(folder)
         done += _cut(log, base)
         if done:
-            disk.sync_dir(log.path)
+            disk.sync_dir(here(log.path))
             log.forget_durable()
         newest = max([*log.versions(), base])
         if newest >= 0:
@@ -66,7 +69,7 @@ def find_torn(folder: TableFolder) -> str | None:
         TemporaryUnavailable: The storage is away.
     """
     log = folder.log
-    if not log.path.is_dir():
+    if not isinstance(folder.path, Path) or not log.path.is_dir():
         return None
     cause = None
     with translated(f"looking at table {folder.spec.name}"):
@@ -80,7 +83,7 @@ def find_torn(folder: TableFolder) -> str | None:
 
 
 def _drop_temporaries(log: TableLog) -> list[str]:
-    leftovers = [p for p in log.path.iterdir() if p.is_file() and _TEMPORARY.fullmatch(p.name)]
+    leftovers = [p for p in here(log.path).iterdir() if p.is_file() and _TEMPORARY.fullmatch(p.name)]
     for path in leftovers:
         path.unlink()
     return [f"removed {len(leftovers)} temporary files from the log"] if leftovers else []
@@ -90,7 +93,7 @@ def _drop_checkpoints(log: TableLog) -> list[str]:
     done = []
     for version in log.checkpoints():
         if not log.is_whole_checkpoint(version):
-            _set_aside(log, [log.checkpoint_path(version)])
+            _set_aside(log, [here(log.checkpoint_path(version))])
             done.append(f"checkpoint {version} is not whole; set aside")
     pointer = log.path / LAST_CHECKPOINT
     if pointer.exists():
@@ -115,11 +118,11 @@ def _restore_start(folder: TableFolder) -> list[str]:
     if not _is_whole(log, 1):
         _refuse_orphans(folder)
     if 0 in versions:
-        _set_aside(log, [log.commit_path(0)])
+        _set_aside(log, [here(log.commit_path(0))])
     with tempfile.TemporaryDirectory() as scratch:
         create(Path(scratch), folder.spec)
         content = TableLog(Path(scratch), folder.spec.name).commit_path(0).read_bytes()
-    disk.write_atomic(log.commit_path(0), content)
+    disk.write_atomic(here(log.commit_path(0)), content)
     return ["commit 0 was not whole; made anew from the declaration"]
 
 
@@ -128,7 +131,7 @@ def _cut(log: TableLog, base: int) -> list[str]:
     torn = [v for v in log.versions() if v > base and v not in whole]
     if not torn:
         return []
-    _set_aside(log, [log.commit_path(v) for v in torn])
+    _set_aside(log, [here(log.commit_path(v)) for v in torn])
     return [f"{cause}; set aside commits {torn[0]} to {torn[-1]} ({len(torn)})"]
 
 
@@ -143,7 +146,7 @@ def _standing(log: TableLog, base: int) -> tuple[dict[int, list[Action]], str]:
         except TornCommit as exc:
             cause = str(exc)
             break
-    while (broken := _first_without_data(log.folder, whole)) is not None:
+    while (broken := _first_without_data(here(log.folder), whole)) is not None:
         version, cause = broken
         whole = {v: actions for v, actions in whole.items() if v < version}
     return whole, cause
@@ -167,13 +170,13 @@ def _first_without_data(folder: Path, commits: dict[int, list[Action]]) -> tuple
 def _set_aside(log: TableLog, paths: list[Path]) -> None:
     if not paths:
         return
-    aside = log.path / "_torn"
+    aside = here(log.path) / "_torn"
     disk.make_dirs(aside)
     for path in paths:
         taken = len(list(aside.glob(f"{path.name}.*")))
         path.rename(aside / f"{path.name}.{taken}")
     disk.sync_dir(aside)
-    disk.sync_dir(log.path)
+    disk.sync_dir(aside.parent)
 
 
 def _is_whole(log: TableLog, version: int) -> bool:

@@ -15,6 +15,7 @@ from market_data_core.errors import SinkError
 from market_data_core.steps import Step, reached
 from market_data_store.lake import parts
 from market_data_store.lake.folder import TableFolder
+from market_data_store.lake.objects import opened_all
 from market_data_store.lake.planning import Job, Layout
 
 
@@ -56,8 +57,8 @@ def _source(folder: TableFolder, job: Job) -> ds.Dataset:
     names = {f.name for f in schema if pa.types.is_string(f.type)} - parts.UNIQUE_STRINGS - {"symbol"}
     encoded = pa.schema([f.with_type(pa.dictionary(pa.int32(), pa.string())) if f.name in names else f for f in schema])
     options = ds.ParquetReadOptions(dictionary_columns=names)
-    paths = [str(folder.path / f.name) for f in job.inputs]
-    return ds.dataset(paths, schema=encoded, format=ds.ParquetFileFormat(read_options=options))
+    paths, filesystem = opened_all(folder.path, [f.name for f in job.inputs])
+    return ds.dataset(paths, schema=encoded, format=ds.ParquetFileFormat(read_options=options), filesystem=filesystem)
 
 
 def _check_nothing_lost(folder: TableFolder, job: Job, written: Sequence[parts.DataFile]) -> None:

@@ -1,4 +1,4 @@
-"""The lake: one tenant's tables in a folder."""
+"""The lake: one tenant's tables in a folder or an object store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from market_data_store.lake.coverage import coverage
 from market_data_store.lake.declarations import TABLES, spec_of
 from market_data_store.lake.folder import TableFolder
 from market_data_store.lake.maintenance import MaintenancePolicy, maintain
-from market_data_store.lake.outbox import Outbox
+from market_data_store.lake.outbox import FileOutbox, Outbox, TableOutbox
 from market_data_store.lake.paths import tenant_root, translated
 from market_data_store.lake.prices import latest_prices
 from market_data_store.lake.reads import Selection, TableReader
@@ -31,7 +31,7 @@ from market_data_store.lake.table import LakeTable
 from market_data_store.lake.upserts import Upserter
 
 _LAYOUT: Final = 1
-_OUTBOX: Final = "outbox.db"
+_OUTBOX: Final = "outbox"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +54,15 @@ class TableCounts:
 class Lake:
     """One tenant's stored market data, in Delta Lake tables under ``<root>/<tenant>``.
 
-    Reading needs nothing but the folder. Whoever writes calls `open` first, once, holding the data directory's lock.
+    Reading needs nothing but the files. Whoever writes calls `open` first, once, holding the data directory's lock.
     Safe to use from several threads.
 
     Args:
-        root: A folder or ``file://`` URL.
+        root: A folder, ``file://`` URL or ``s3://bucket/prefix``.
         tenant: Whose data; 1 to 64 letters, digits, ``_`` and ``-``. No other tenant's folder is ever looked at.
 
     Raises:
-        ConfigurationError: The root is no local folder, or the tenant's name could lead out of it.
+        ConfigurationError: The root is no folder or object store, or the tenant's name could lead out of it.
     """
 
     def __init__(self, root: Path | str, tenant: str) -> None:
@@ -73,7 +73,9 @@ class Lake:
         self._folders = {name: TableFolder(self.path, spec) for name, spec in TABLES.items()}
         self._readers = {name: TableReader(folder) for name, folder in self._folders.items()}
         self._upserters = {name: Upserter(folder) for name, folder in self._folders.items()}
-        self._outbox = Outbox(self.path / _OUTBOX)
+        self._outbox: Outbox = (
+            FileOutbox(self.path / f"{_OUTBOX}.db") if isinstance(self.path, Path) else TableOutbox(self.path / _OUTBOX)
+        )
         self._whole: set[str] = set()
 
     def open(self) -> None:

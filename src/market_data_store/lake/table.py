@@ -102,7 +102,8 @@ class LakeTable:
 
     def _renew(self, writer: str) -> None:
         # What stood still before we opened it may be cleaned from the log as soon as others commit.
-        in_log = self._folder.log.commit_path(self.version).exists()
+        with translated(f"looking at the log of table {self.name}"):
+            in_log = self._folder.log.commit_path(self.version).exists()
         if in_log and self._commits < _REOPEN_COMMITS and time.monotonic() - self._opened_s < _REOPEN_AGE_S:
             return
         before = self.position(writer)
@@ -145,9 +146,10 @@ class LakeTable:
             commits.commit(self._delta, actions, token=token, transactions=transactions)
         except (OSError, DeltaError) as exc:
             outcome, conflict = commits.examine(log, after=self.version, token=token, writer=writer)
-            cleaned = isinstance(exc, DeltaError) and not log.commit_path(self.version).exists()
-            if cleaned and outcome is commits.Outcome.ABSENT and not conflict:
-                return False
+            if outcome is commits.Outcome.ABSENT and not conflict and isinstance(exc, DeltaError):
+                with translated(f"looking at the log of table {self.name}"):
+                    if not log.commit_path(self.version).exists():
+                        return False
             self._dead = True
             if outcome is commits.Outcome.ABSENT:
                 discard(self._folder, files)

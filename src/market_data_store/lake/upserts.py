@@ -165,7 +165,9 @@ class _Turn:
             outcome, _ = commits.examine(log, after=delta.version(), token=token, writer="")
             if outcome is commits.Outcome.PRESENT:
                 return True
-            if outcome is commits.Outcome.ABSENT and max(log.versions(), default=-1) > delta.version():
+            with translated(f"looking at the log of table {self._folder.spec.name}"):
+                newest = max(log.versions(), default=-1)
+            if outcome is commits.Outcome.ABSENT and newest > delta.version():
                 return False
             if outcome is commits.Outcome.UNKNOWN:
                 self._files = []  # the commit may name them

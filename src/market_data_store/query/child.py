@@ -19,14 +19,17 @@ from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute  # casting loads it, and once confined nothing can be loaded
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
+from market_data_core.addresses import is_object_store
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_core.schemas import BAR_KEY
+from market_data_store.lake.objects import ObjectPath, ObjectStore, Place, storage_options
 from market_data_store.query import confine
 from market_data_store.query.limits import STALE, QueryLimits, limit_reached
 from market_data_store.query.parse import Statement, parse_statement
@@ -69,6 +72,8 @@ def main() -> None:
     try:
         if folder is None:
             truncated = run_on_server(request["dsn"], request["tenant"], request["sql"], limits=limits)
+        elif is_object_store(folder):
+            truncated = run(ObjectPath(ObjectStore(folder)), request["sql"], limits=limits)
         else:
             truncated = run(Path(folder), request["sql"], limits=limits)
         outcome: dict[str, Any] = {"truncated": truncated}
@@ -84,7 +89,7 @@ def main() -> None:
     os._exit(0)
 
 
-def run(folder: Path, sql: str, *, limits: QueryLimits) -> bool:
+def run(folder: Place, sql: str, *, limits: QueryLimits) -> bool:
     """Confine this process, run a query and write its rows to stdout. Once per process.
 
     Args:
@@ -96,19 +101,44 @@ def run(folder: Path, sql: str, *, limits: QueryLimits) -> bool:
         Whether rows were left out.
     """
     _limit(limits)
+    if not isinstance(folder, Path):
+        # Before anything is listed: the engine's threads come with its first request.
+        _without_pandas()
+        confine.read_only_below(*_for_requests(), ports=sorted(_ports()))
     tables = _list_tables(folder)
     names = sorted({*tables, _BARS} if _REVISIONS in tables else tables)
     statement = parse_statement(sql, tables=names)
-    # With its first array Arrow looks for pandas, which nothing here needs, and once confined cannot look any more.
-    sys.meta_path.insert(0, _WithoutPandas())
-    pa.array([""])
-    confine.read_only_below(folder)
+    if isinstance(folder, Path):
+        _without_pandas()
+        confine.read_only_below(folder)
     if statement.kind == "tables":
         return _write(pa.table({"table": pa.array(names, pa.string())}).to_reader(), limits=limits)
     try:
         return _write(_execute(statement, tables, limits=limits), limits=limits)
     except (DeltaError, pa.ArrowException, OSError, MemoryError) as exc:
         raise _translated(exc, limits) from exc
+
+
+def _without_pandas() -> None:
+    # With its first array Arrow looks for pandas, which nothing here needs, and once confined cannot look any more.
+    sys.meta_path.insert(0, _WithoutPandas())
+    pa.array([""])
+
+
+# What a request to an object store needs: how names are looked up, whom to believe, and credentials kept in files.
+def _for_requests() -> list[Path]:
+    names = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf")
+    trust = ("/etc/ssl", "/etc/pki", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/usr/lib/ssl")
+    own = [os.environ[n] for n in ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_WEB_IDENTITY_TOKEN_FILE") if n in os.environ]
+    return [p for p in map(Path, (*names, *trust, *own, str(Path.home() / ".aws"))) if p.exists()]
+
+
+def _ports() -> set[int]:
+    # Without an endpoint it is Amazon's, whose machines also ask for credentials without TLS.
+    ports = {443, 80}
+    if port := urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).port:
+        ports.add(port)
+    return ports
 
 
 def run_on_server(dsn: str, tenant: str, sql: str, *, limits: QueryLimits) -> bool:
@@ -131,22 +161,22 @@ def _limit(limits: QueryLimits) -> None:
     confine.limit_resources(memory_bytes=limits.memory_bytes, cpu_s=int(limits.timeout_s * cpus) + 1)
 
 
-def _list_tables(folder: Path) -> dict[str, Path]:
+def _list_tables(folder: Place) -> dict[str, Place]:
     try:
-        found = sorted(p for p in folder.iterdir() if _TABLE_NAME.fullmatch(p.name) and (p / "_delta_log").is_dir())
+        found = [p for p in folder.iterdir() if _TABLE_NAME.fullmatch(p.name) and (p / "_delta_log").is_dir()]
     except FileNotFoundError:
         raise ValidationError("there are no tables yet", "query_refused") from None
     except OSError as exc:
         raise TemporaryUnavailable(f"the lake cannot be read: {exc.strerror}") from exc
-    return {_REVISIONS if p.name == _BARS else p.name: p for p in found}
+    return {_REVISIONS if p.name == _BARS else p.name: p for p in sorted(found, key=str)}
 
 
-def _execute(statement: Statement, tables: dict[str, Path], *, limits: QueryLimits) -> pa.RecordBatchReader:
+def _execute(statement: Statement, tables: dict[str, Place], *, limits: QueryLimits) -> pa.RecordBatchReader:
     engine = QueryBuilder()
     os.environ["TMPDIR"] = _NO_SPILL
     engine.execute(f"SET datafusion.runtime.memory_limit = '{max(1, limits.memory_bytes // 2 // 1024)}K'")
     for name in {_REVISIONS if t == _BARS else t for t in statement.tables}:
-        engine.register(name, DeltaTable(tables[name]))
+        engine.register(name, DeltaTable(str(tables[name]), storage_options=storage_options(tables[name])))
     if _BARS in statement.tables:
         engine.execute(_BARS_VIEW)
     return pa.RecordBatchReader.from_stream(engine.execute(statement.sql))

@@ -1,7 +1,7 @@
 """What the operating system can forbid a process that runs somebody else's query, without being root.
 
 On Linux: no writing of files, bounded memory, processor time and open files, death with the parent, first choice of the
-out-of-memory killer, and with Landlock (Linux 5.13 and later) reading of one folder alone and no TCP (6.7 and later).
+out-of-memory killer, and with Landlock (Linux 5.13 and later) reading of some places alone and no TCP (6.7 and later).
 Elsewhere what the platform offers of it. Nothing here can be undone by the process itself.
 """
 
@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +21,13 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
 # The numbers of Landlock's calls are the same on every architecture that Python is built for, alpha apart.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-_READ_FILE_AND_DIR: Final = 1 << 2 | 1 << 3
+_RULE_PATH, _RULE_PORT = 1, 2
+_READ_FILE: Final = 1 << 2
+_READ_FILE_AND_DIR: Final = _READ_FILE | 1 << 3
 # How many file rights each version of Landlock's interface knows; a ruleset must not name others.
 _FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15}
 _FILE_RIGHTS_LATEST: Final = 16
+_TCP_CONNECT: Final = 0b10
 _TCP_BIND_AND_CONNECT: Final = 0b11
 _ABSTRACT_SOCKETS_AND_SIGNALS: Final = 0b11
 # A table between two checkpoints is some hundred commit files, and they are opened at once.
@@ -38,6 +42,10 @@ class _PathBeneathAttr(ctypes.Structure):
     _pack_ = 1
     _layout_ = "ms"
     _fields_ = (("allowed", ctypes.c_uint64), ("fd", ctypes.c_int32))
+
+
+class _NetPortAttr(ctypes.Structure):
+    _fields_ = (("allowed", ctypes.c_uint64), ("port", ctypes.c_uint64))
 
 
 def die_with(parent_pid: int) -> None:
@@ -82,16 +90,20 @@ def landlock_version() -> int:
     return max(0, int(ctypes.CDLL(None).syscall(_CREATE_RULESET, None, 0, 1)))
 
 
-def read_only_below(folder: Path) -> bool:
-    """Leave this thread, and those it starts from now on, nothing of the file system but reading below `folder`.
+def read_only_below(*places: Path, ports: Sequence[int] = ()) -> bool:
+    """Leave this thread, and those it starts from now on, nothing of the machine but reading below some places.
 
     Files that are open stay open. Call it before the engine has started its threads.
+
+    Args:
+        places: Folders and files that may be read.
+        ports: Of TCP, to which connections may be made.
 
     Returns:
         False where the kernel has no Landlock; nothing is confined then.
 
     Raises:
-        TemporaryUnavailable: The folder is not there, or the kernel refused.
+        TemporaryUnavailable: A place is not there, or the kernel refused.
     """
     version = landlock_version()
     if version == 0:
@@ -105,15 +117,20 @@ def read_only_below(folder: Path) -> bool:
     size = 8 * (1 + (version >= 4) + (version >= 6))
     try:
         ruleset = _checked(libc.syscall(_CREATE_RULESET, ctypes.byref(attr), size, 0))
-        beneath = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        rule = _PathBeneathAttr(allowed=_READ_FILE_AND_DIR, fd=beneath)
-        _checked(libc.syscall(_ADD_RULE, ruleset, 1, ctypes.byref(rule), 0))
+        for place in places:
+            beneath = os.open(place, os.O_PATH | os.O_CLOEXEC)
+            allowed = _READ_FILE_AND_DIR if place.is_dir() else _READ_FILE
+            rule = _PathBeneathAttr(allowed=allowed, fd=beneath)
+            _checked(libc.syscall(_ADD_RULE, ruleset, _RULE_PATH, ctypes.byref(rule), 0))
+            os.close(beneath)
+        for port in ports if version >= 4 else ():
+            to = _NetPortAttr(allowed=_TCP_CONNECT, port=port)
+            _checked(libc.syscall(_ADD_RULE, ruleset, _RULE_PORT, ctypes.byref(to), 0))
         _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _checked(libc.syscall(_RESTRICT_SELF, ruleset, 0))
-        os.close(beneath)
         os.close(ruleset)
     except OSError as exc:
-        raise TemporaryUnavailable(f"cannot confine a query to {folder}: {exc}") from exc
+        raise TemporaryUnavailable(f"cannot confine a query to {', '.join(map(str, places))}: {exc}") from exc
     return True
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from market_data_core import priority
-from market_data_core.addresses import is_postgres
+from market_data_core.addresses import check_store, is_object_store, is_postgres
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_store.query.limits import MIB, STALE, QueryLimits, QueryResult, limit_reached
 
@@ -32,8 +32,11 @@ _FRAMING_BYTES: Final = 4 * MIB
 
 
 def place_of(address: str) -> Path | str:
-    """Return what `run_query` asks for a store's address: a folder, or the URL of a server as it is."""
-    return address if is_postgres(address) else Path(address.removeprefix("file://"))
+    """Return what `run_query` asks for a store's address: a folder, or the URL of a server or object store as it is."""
+    if is_postgres(address) or is_object_store(address):
+        check_store(address)
+        return address
+    return Path(address.removeprefix("file://"))
 
 
 def run_query(root: Path | str, tenant: str, sql: str, *, limits: QueryLimits | None = None) -> QueryResult:
@@ -42,7 +45,8 @@ def run_query(root: Path | str, tenant: str, sql: str, *, limits: QueryLimits | 
     May be called from any thread that runs no event loop; in one that does, use `QueryRunner`.
 
     Args:
-        root: The lake's folder, which holds a folder per tenant; a text is the URL of a PostgreSQL server.
+        root: The lake's folder, which holds a folder per tenant; a text is the URL of a PostgreSQL server or of an
+            object store that holds the lake.
         tenant: Whose tables.
         sql: One SELECT (or SHOW TABLES, DESCRIBE); ``bars`` is the newest revision of every bar, ``bars_revisions``
             all of them. Times are int64 UTC nanoseconds; ``to_timestamp_nanos(ts_event)`` renders them.
@@ -87,7 +91,7 @@ class QueryRunner:
             started_s = time.monotonic()
             try:
                 async with asyncio.timeout(limits.timeout_s):
-                    table, truncated = await _attempts(request, limits, with_driver=isinstance(self._root, str))
+                    table, truncated = await _attempts(request, limits, _environment(self._root))
             except TimeoutError as exc:
                 raise limit_reached("timeout_s", limits.timeout_s, "the query took too long and was ended") from exc
             return QueryResult(table=table, truncated=truncated, elapsed_s=time.monotonic() - started_s)
@@ -125,22 +129,27 @@ def _request(root: Path | str, tenant: str, sql: str, limits: QueryLimits) -> by
         raise limit_reached("max_sql_bytes", limits.max_sql_bytes, f"the query has {size_bytes} bytes")
     if "\0" in sql or any("\ud800" <= c <= "\udfff" for c in sql):
         raise ValidationError("the query holds a character that no text has", "query_refused")
-    place = {"dsn": root, "tenant": tenant} if isinstance(root, str) else {"folder": str((root / tenant).resolve())}
+    if isinstance(root, Path):
+        place = {"folder": str((root / tenant).resolve())}
+    elif is_object_store(root):
+        place = {"folder": f"{root.rstrip('/')}/{tenant}"}
+    else:
+        place = {"dsn": root, "tenant": tenant}
     values = {**place, "sql": sql, "limits": asdict(limits), "parent_pid": os.getpid()}
     return json.dumps(values).encode()
 
 
 # Compaction and vacuum may take files away between the planning of a query and its reading.
-async def _attempts(request: bytes, limits: QueryLimits, *, with_driver: bool) -> tuple[pa.Table, bool]:
+async def _attempts(request: bytes, limits: QueryLimits, environment: dict[str, str]) -> tuple[pa.Table, bool]:
     try:
-        return _read(await _child(request, limits, with_driver=with_driver), limits)
+        return _read(await _child(request, limits, environment), limits)
     except TemporaryUnavailable as exc:
         if exc.code != STALE:
             raise
-    return _read(await _child(request, limits, with_driver=with_driver), limits)
+    return _read(await _child(request, limits, environment), limits)
 
 
-async def _child(request: bytes, limits: QueryLimits, *, with_driver: bool) -> _Ended:
+async def _child(request: bytes, limits: QueryLimits, environment: dict[str, str]) -> _Ended:
     with tempfile.TemporaryDirectory(prefix="query-") as empty:
         try:
             process = await asyncio.create_subprocess_exec(
@@ -150,7 +159,7 @@ async def _child(request: bytes, limits: QueryLimits, *, with_driver: bool) -> _
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 cwd=empty,
-                env=_environment(with_driver=with_driver),
+                env=environment,
                 start_new_session=True,
             )
         except OSError as exc:
@@ -218,9 +227,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 # Nothing of ours but where the code is: no keys, no addresses. Few arenas, and Arrow's own allocator set aside, which
-# reserves address space by the GiB: the limit on memory is one on addresses. Who asks a server also gets the driver's
-# own settings, by which the service finds it.
-def _environment(*, with_driver: bool) -> dict[str, str]:
+# reserves address space by the GiB: the limit on memory is one on addresses. Who asks a server or an object store also
+# gets the settings of its driver, by which the service finds it.
+def _environment(root: Path | str) -> dict[str, str]:
     code = Path(__file__).parents[2]
     values = {
         "PYTHONPATH": os.pathsep.join([str(code), *(p for p in sys.path if Path(p).is_absolute() and p != str(code))]),
@@ -230,8 +239,9 @@ def _environment(*, with_driver: bool) -> dict[str, str]:
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    if with_driver:
-        values |= {k: v for k, v in os.environ.items() if k.startswith("PG") or k == "HOME"}
+    if isinstance(root, str):
+        theirs = ("PG",) if is_postgres(root) else ("AWS_", "SSL_CERT_")
+        values |= {k: v for k, v in os.environ.items() if k.startswith(theirs) or k == "HOME"}
     if sys.platform == "win32":
         values["SYSTEMROOT"] = os.environ.get("SYSTEMROOT", "")
     return values

@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help=(
         "Stored market data: look at it, write to it, move it.\n\n"
-        "Name a store with MDS_DSN or --dsn, a lake's folder or postgresql://..., and whose data it is with "
+        "Name a store with MDS_DSN or --dsn, a lake's folder, s3://... or postgresql://..., and whose data it is with "
         "MDS_TENANT_ID or --tenant-id. Start with **mds ping**; see what there is with **mds coverage trades**, take "
         "it out with **mds dump**, move it with **mds copy**."
     ),

@@ -202,7 +202,7 @@ def _restore(
 
 
 def copy(
-    source: Annotated[str, typer.Argument(help="From which store: a folder, file:// or postgresql://...")],
+    source: Annotated[str, typer.Argument(help="From which store: a folder, file://, s3:// or postgresql://...")],
     target: Annotated[str, typer.Argument(help="Into which store.")],
     tables: Annotated[
         list[str] | None, typer.Option(help="Only these tables; may be repeated, or have commas. Else all with rows.")

@@ -52,7 +52,7 @@ def opened(dsn: str | None, tenant: str) -> Iterator[Backend]:
         ConfigurationError: No store was named, or there is none of that form.
     """
     if not dsn:
-        raise ConfigurationError("name the store with --dsn or MDS_DSN: a folder, or postgresql://...")
+        raise ConfigurationError("name the store with --dsn or MDS_DSN: a folder, s3://... or postgresql://...")
     backend = open_backend(dsn, tenant)
     try:
         yield backend

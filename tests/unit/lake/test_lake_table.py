@@ -44,11 +44,11 @@ def test_a_tenant_name_cannot_lead_elsewhere(tmp_path, tenant):
         Lake(tmp_path, tenant)
 
 
-def test_a_lake_is_named_by_path_or_file_url_alone(tmp_path):
-    """A file URL is a folder; an object store is refused by name."""
+def test_a_lake_is_named_by_path_or_url(tmp_path):
+    """A file URL is a folder; what is neither that nor an object store is refused by name."""
     assert Lake(f"file://{tmp_path}", "acme").path == tmp_path / "acme"
-    with pytest.raises(ConfigurationError, match="s3://bucket"):
-        Lake("s3://bucket/lake", "acme")
+    with pytest.raises(ConfigurationError, match="not ftp://"):
+        Lake("ftp://host/lake", "acme")
 
 
 def test_rows_come_back_as_they_went_in(lake, trades):
