@@ -27,7 +27,7 @@ run: $(INSTALLED) ## Start the platform on synthetic data and print the cockpit'
 	@ORCH_LOG_FORMAT=$${ORCH_LOG_FORMAT:-text} exec $(BIN)/mdo up
 
 test: $(READY) ## Run the test suite (under 10 minutes on two cores)
-	$(BIN)/python -m pytest -m 'not chaos' -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m 'not chaos' -n 3 --dist worksteal
 
 test-all: $(READY) ## Run every test, the long fault runs too
 	$(BIN)/python -m pytest

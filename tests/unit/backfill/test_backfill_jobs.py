@@ -129,6 +129,11 @@ class World:
         )
         return self.state.get_gap(gap.id)
 
+    async def idle(self):
+        # The gap is filled before its job says so.
+        over = {JobState.DONE, JobState.FAILED}
+        await asyncio.to_thread(eventually, lambda: {j.state for j in self.jobs()} <= over, 10, "no job is under way")
+
     def jobs(self):
         return self.state.list_jobs(kind="backfill")
 
@@ -158,6 +163,7 @@ async def test_whole_bars_are_asked_for_and_stored_once(world):
         assert world.stored() == minutes("A", 3)
         both = world.gap("*", cause="paused")
         await world.until(both, GapState.FILLED)
+        await world.idle()
     assert sorted(world.stored()) == [*minutes("A", 3), *minutes("B", 3)]
     results = [job.result for job in world.jobs()]
     assert [(r["bars"], r["inserted"], r["unchanged"]) for r in results] == [(6, 3, 3), (3, 3, 0)]
