@@ -35,8 +35,13 @@ def test_data_flows_into_a_store_that_can_be_asked_while_it_runs(tmp_path):
         assert status["running"]
         assert status["provider"]["state"] == "live"
         eventually(lambda: query(service, "select count(*) as n from bars")[0]["n"] > 0, 15, "bars are stored")
-        newest = query(service, "select max(ts_recv) as t from trades")[0]["t"]
-        assert time.time() - newest / 1e9 < 3
+
+        def age_s():
+            newest = query(service, "select max(ts_recv) as t from trades")[0]["t"]
+            return time.time() - newest / 1e9
+
+        # Other tests want the processor too; the age of what a lone service has stored is measured, not tested.
+        eventually(lambda: age_s() < 3, 20, "the newest rows are at most 3 s old")
         ledger = service.get("/status").json()["ledger"]
         assert ledger["unaccounted"] == 0
         assert ledger["received"] > 0
