@@ -32,6 +32,16 @@ def is_object_store(address: str) -> bool:
     return _OBJECTS.match(address) is not None
 
 
+def object_place(address: str, name: str) -> str:
+    """Return the address of what is called `name` below an address in an object store.
+
+    Raises:
+        ConfigurationError: The address is not of the form; it is not repeated.
+    """
+    check_store(address)
+    return f"{address.rstrip('/')}/{name}"
+
+
 def check_store(address: str) -> None:
     """Raise ConfigurationError unless an address is of a form that names a store; it is not repeated."""
     if is_postgres(address):

@@ -12,8 +12,8 @@ from deltalake.exceptions import DeltaError
 from market_data_core.errors import TemporaryUnavailable
 from market_data_store.lake.declarations import CONFIGURATION, TableSpec
 from market_data_store.lake.log import TableLog
-from market_data_store.lake.objects import Place, make_dirs, storage_options, sync_dir, sync_file
 from market_data_store.lake.paths import translated
+from market_data_store.places import Place, make_dirs, storage_options, sync_dir, sync_file
 
 _LOOKS: Final = 3
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from market_data_core import disk
 from market_data_core.errors import TemporaryUnavailable
-from market_data_store.lake.objects import Place, as_table, sync_dir
+from market_data_store.places import Place, opened, sync_dir
 
 _COMMIT: Final = re.compile(r"(\d{20})\.json")
 _CHECKPOINT: Final = re.compile(r"(\d{20})\.checkpoint\.parquet")
@@ -24,6 +25,11 @@ _CHECKPOINT: Final = re.compile(r"(\d{20})\.checkpoint\.parquet")
 LAST_CHECKPOINT: Final = "_last_checkpoint"
 
 Action = dict[str, Any]
+
+
+def _read(checkpoint: Place, columns: list[str] | None = None) -> pa.Table:
+    path, filesystem = opened(checkpoint)
+    return pq.read_table(path, columns=columns, partitioning=None, filesystem=filesystem)
 
 
 class TornCommit(ValueError):
@@ -70,7 +76,7 @@ class TableLog:
     def is_whole_checkpoint(self, version: int) -> bool:
         """Return whether a checkpoint can be read to its end."""
         try:
-            as_table(self.checkpoint_path(version))
+            _read(self.checkpoint_path(version))
         except (OSError, pa.ArrowException):
             return False
         return True
@@ -134,7 +140,7 @@ class TableLog:
         base = max((v for v in self.checkpoints() if v <= version), default=-1)
         found: list[Action] = []
         if base >= 0:
-            table = as_table(self.checkpoint_path(base), [wanted])
+            table = _read(self.checkpoint_path(base), [wanted])
             found = table.column(wanted).drop_null().to_pylist()
         for v in range(base + 1, version + 1):
             found += [a[wanted] for a in self.actions(v) if wanted in a]

@@ -22,10 +22,10 @@ from market_data_store.lake import commits, parts
 from market_data_store.lake.declarations import TABLES, date_of
 from market_data_store.lake.folder import TableFolder
 from market_data_store.lake.log import LAST_CHECKPOINT
-from market_data_store.lake.objects import Place, sync_dir, sync_file
 from market_data_store.lake.paths import reason
 from market_data_store.lake.planning import CompactionPolicy, Job, StoredFile, plan
 from market_data_store.lake.rewriting import rewrite
+from market_data_store.places import Place, sync_dir, sync_file
 
 # delta-rs 1.6 lets two commits replace the same file when neither changes data, and the rows would be there twice. An
 # application transaction that every rewrite carries makes the later one conflict. No writer's name has a "|".

@@ -22,8 +22,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from market_data_core import disk
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_store.backend import OutboxJob
-from market_data_store.lake.objects import ObjectPath, storage_options
 from market_data_store.lake.paths import translated
+from market_data_store.places import ObjectPath, storage_options
 
 _BUSY_TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = 0.005
@@ -198,7 +198,10 @@ class TableOutbox(Outbox):
             with translated(f"changing {self._place}"):
                 table = self._opened()
                 with closing(self._loaded(table)) as connection:
+                    before = connection.total_changes
                     done = work(connection)
+                    if connection.total_changes == before:
+                        return done  # who finds nothing to do leaves no version behind
                     rows = [tuple(row) for row in connection.execute(_ALL)]
                 if self._replaced(table, rows):
                     return done
@@ -222,13 +225,13 @@ class TableOutbox(Outbox):
     def _replaced(self, table: DeltaTable, rows: Sequence[tuple[Any, ...]]) -> bool:
         columns = list(zip(*rows, strict=True)) or [()] * len(_JOBS)
         jobs = pa.table([pa.array(c, f.type) for c, f in zip(columns, _JOBS, strict=True)], schema=_JOBS)
-        before = table.version()
+        if table.version() % _TIDY_COMMITS == 0:
+            # Before the commit: what fails here has changed nothing.
+            table.vacuum(dry_run=False)
         try:
             write_deltalake(table, jobs, mode="overwrite", commit_properties=CommitProperties(max_commit_retries=0))
         except CommitFailedError:
             return False
-        if before % _TIDY_COMMITS == 0:
-            table.vacuum(dry_run=False)
         return True
 
 

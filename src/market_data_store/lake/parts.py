@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
 from market_data_store.lake.declarations import DAY_NS, STATS_COLUMNS, TableSpec, date_of
-from market_data_store.lake.objects import Place, opened, sync_dir, sync_file
+from market_data_store.places import Place, opened, sync_dir, sync_file
 
 # Measured on 256 k trades of 500 symbols: zstd 1 with delta-coded integers and dictionaries takes 66 ms and 15 B a row,
 # Arrow's defaults 116 ms and 34 B, zstd 3 80 ms and 17 B.

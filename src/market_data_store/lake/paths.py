@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from market_data_core.addresses import check_store, is_object_store
+from market_data_core.addresses import is_object_store, object_place
 from market_data_core.errors import ConfigurationError, TemporaryUnavailable
-from market_data_store.lake.objects import ObjectPath, ObjectStore, Place
+from market_data_store.places import ObjectPath, ObjectStore, Place
 
 _ORNAMENT: Final = re.compile(r"\x1b\[\d*m|\u21b3")
 _FRAME: Final = re.compile(r"\s*\d+: ")
@@ -50,8 +50,7 @@ def tenant_root(root: Path | str, tenant: str) -> Place:
     if _TENANT.fullmatch(tenant) is None:
         raise ConfigurationError(f"tenant {tenant!r} is not 1 to 64 of the letters A-Z a-z 0-9 _ -")
     if isinstance(root, str) and is_object_store(root):
-        check_store(root)
-        return ObjectPath(ObjectStore(f"{root.rstrip('/')}/{tenant}"))
+        return ObjectPath(ObjectStore(object_place(root, tenant)))
     return local_root(root).absolute() / tenant
 
 

@@ -20,9 +20,9 @@ from market_data_core.errors import TemporaryUnavailable
 from market_data_store.backend import END_OF_TIME_NS, START_OF_TIME_NS
 from market_data_store.lake.declarations import TableSpec, date_of
 from market_data_store.lake.folder import TableFolder
-from market_data_store.lake.objects import opened_all
 from market_data_store.lake.parts import sort_rank
 from market_data_store.lake.paths import reason, translated
+from market_data_store.places import opened_all
 
 # A handle that lives long grows; one that follows a repaired log would be wrong.
 _REOPEN_UPDATES: Final = 200

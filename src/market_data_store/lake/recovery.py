@@ -18,8 +18,8 @@ from market_data_core import disk
 from market_data_core.errors import MarketDataError
 from market_data_store.lake.folder import TableFolder, create
 from market_data_store.lake.log import LAST_CHECKPOINT, Action, TableLog, TornCommit
-from market_data_store.lake.objects import here
 from market_data_store.lake.paths import translated
+from market_data_store.places import here
 
 # Staged files of delta-rs and its object store, and ours.
 _TEMPORARY: Final = re.compile(r".*\.new|.*\.tmp|.*#\d+")

@@ -15,8 +15,8 @@ from market_data_core.errors import SinkError
 from market_data_core.steps import Step, reached
 from market_data_store.lake import parts
 from market_data_store.lake.folder import TableFolder
-from market_data_store.lake.objects import opened_all
 from market_data_store.lake.planning import Job, Layout
+from market_data_store.places import opened_all
 
 
 def rewrite(folder: TableFolder, job: Job, *, max_rows: int) -> list[parts.DataFile]:

@@ -29,7 +29,7 @@ from deltalake.exceptions import DeltaError
 from market_data_core.addresses import is_object_store
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_core.schemas import BAR_KEY
-from market_data_store.lake.objects import ObjectPath, ObjectStore, Place, storage_options
+from market_data_store.places import ObjectPath, ObjectStore, Place, storage_options
 from market_data_store.query import confine
 from market_data_store.query.limits import STALE, QueryLimits, limit_reached
 from market_data_store.query.parse import Statement, parse_statement

@@ -19,7 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from market_data_core import priority
-from market_data_core.addresses import check_store, is_object_store, is_postgres
+from market_data_core.addresses import is_object_store, is_postgres, object_place
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_store.query.limits import MIB, STALE, QueryLimits, QueryResult, limit_reached
 
@@ -34,7 +34,6 @@ _FRAMING_BYTES: Final = 4 * MIB
 def place_of(address: str) -> Path | str:
     """Return what `run_query` asks for a store's address: a folder, or the URL of a server or object store as it is."""
     if is_postgres(address) or is_object_store(address):
-        check_store(address)
         return address
     return Path(address.removeprefix("file://"))
 
@@ -132,7 +131,7 @@ def _request(root: Path | str, tenant: str, sql: str, limits: QueryLimits) -> by
     if isinstance(root, Path):
         place = {"folder": str((root / tenant).resolve())}
     elif is_object_store(root):
-        place = {"folder": f"{root.rstrip('/')}/{tenant}"}
+        place = {"folder": object_place(root, tenant)}
     else:
         place = {"dsn": root, "tenant": tenant}
     values = {**place, "sql": sql, "limits": asdict(limits), "parent_pid": os.getpid()}

@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from market_data_core.errors import ConfigurationError, TemporaryUnavailable, ValidationError, WriterConflict
 from market_data_store.lake import Lake
+from market_data_store.lake.declarations import TABLES
 from market_data_store.lake.maintenance import MaintenancePolicy, maintain
 from market_data_store.lake.planning import CompactionPolicy
 from market_data_store.query import run_query
@@ -96,7 +98,7 @@ def test_upkeep_merges_and_deletes(objects, address, trades):
 
 
 def test_no_job_is_claimed_twice(objects, address):
-    """Jobs have an order, a lease and one owner; the same key is the same job."""
+    """Jobs have an order, a lease and one owner; the same key is the same job. Who finds none writes nothing."""
     asked = [objects.enqueue("fill", {"n": n}, idempotency_key=f"k{n}", now_ns=n) for n in range(3)]
     assert objects.enqueue("fill", {"n": 0}, idempotency_key="k0", now_ns=9) == asked[0]
     with pytest.raises(ValidationError, match="k0"):
@@ -116,6 +118,8 @@ def test_no_job_is_claimed_twice(objects, address):
         thread.join(60)
     assert sorted(claimed) == [job.id for job in asked]
     assert {job.state for job in objects.jobs()} == {"done"}
+    table = DeltaTable(f"{address}/acme/outbox")
+    assert table.version() == 3 * len(asked)  # each was asked for, claimed and finished
 
 
 def test_it_is_asked_in_sql(objects, address, trades):
@@ -223,4 +227,5 @@ def test_wrong_credentials_are_no_empty_lake(objects, address, monkeypatch):
 
 def test_schemas_are_stored_as_declared(objects):
     """The table is one that any reader of Delta Lake can open."""
-    assert pa.schema(objects.folder("trades").open().schema().to_arrow()).names[-1] == "date"
+    stored = {f.name: f.type for f in pa.schema(objects.folder("trades").open().schema().to_arrow())}
+    assert stored == {f.name: f.type for f in TABLES["trades"].stored_schema}

@@ -1,4 +1,6 @@
-"""Tables in an object store: as much of a folder and its files as the lake uses, with the names of `pathlib.Path`.
+"""Where a lake's files lie: in folders of this machine, or in an object store.
+
+`ObjectPath` has as much of a folder and its files as the lake uses, with the names of `pathlib.Path`.
 
 An object is there whole or not at all, and survives a power cut once it is written: there is nothing to sync, no folder
 to make, and no torn file to repair. The client is that of delta-rs, so that settings and credentials are found in one
@@ -15,8 +17,6 @@ from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake.fs import DeltaStorageHandler
 from pyarrow import fs
 
@@ -105,10 +105,6 @@ class ObjectPath:
     def parent(self) -> ObjectPath:
         """What it lies in."""
         return ObjectPath(self.store, self.key.parent)
-
-    def relative_to(self, folder: ObjectPath) -> PurePosixPath:
-        """Return the rest of the key."""
-        return self.key.relative_to(folder.key)
 
     def is_dir(self) -> bool:
         """Return whether anything lies in it."""
@@ -210,13 +206,3 @@ def sync_dir(place: Place) -> None:
     """Make the names in a folder durable."""
     if isinstance(place, Path):
         disk.sync_dir(place)
-
-
-def as_table(place: Place, columns: list[str] | None = None) -> pa.Table:
-    """Return a Parquet file.
-
-    Raises:
-        OSError, pyarrow.ArrowException: It cannot be read, or is not whole.
-    """
-    path, filesystem = opened(place)
-    return pq.read_table(path, columns=columns, partitioning=None, filesystem=filesystem)
