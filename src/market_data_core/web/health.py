@@ -22,8 +22,8 @@ def probe_routes(
 ) -> list[Route]:
     """Return the three routes, to be put first among a service's routes: they are asked most often.
 
-    Nothing is kept between requests; a callable that is dear to call keeps its own answer. They run on the event loop
-    and must not block. One that raises makes its route answer with a 500 problem, which is a failed probe too.
+    A callable that is dear to call keeps its own answer, which is written out once for as long as it stays the same
+    object. They run on the event loop and must not block. One that raises makes its route answer with a 500 problem, which is a failed probe too.
 
     Args:
         health: How the service is. ``/health`` gives it as JSON: 200 healthy or degraded, 503 unhealthy.
@@ -33,9 +33,14 @@ def probe_routes(
             proof enough. ``/livez`` gives the probe: 200 passed, 503 not.
     """
 
+    told: tuple[HealthStatus | None, tuple[int, bytes]] = (None, (0, b""))
+
     def health_answer() -> tuple[int, bytes]:
+        nonlocal told
         status = health()
-        return 503 if status.state == "unhealthy" else 200, status.model_dump_json().encode()
+        if status is not told[0]:
+            told = (status, (503 if status.state == "unhealthy" else 200, status.model_dump_json().encode()))
+        return told[1]
 
     def live_answer() -> tuple[int, bytes]:
         probe = _ALIVE if alive is None else alive()

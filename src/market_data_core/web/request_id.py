@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextvars import ContextVar
+from itertools import count
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +17,9 @@ _NAME: Final = REQUEST_ID_HEADER.lower().encode()
 _WELL_FORMED: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _OPENING: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _current: ContextVar[str] = ContextVar("request_id", default="")
+# Ids need be told apart, not be hard to guess: random once, then counted, which costs no call of the system.
+_process: Final = os.urandom(8).hex()
+_counted: Final = count()
 
 
 def request_id() -> str:
@@ -37,7 +41,7 @@ class RequestIdMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        value = _offered(scope) or os.urandom(16).hex().encode()
+        value = _offered(scope) or f"{_process}{next(_counted):016x}".encode()
         header = (_NAME, value)
 
         async def send_with_id(message: Message) -> None:
