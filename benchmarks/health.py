@@ -6,22 +6,19 @@ import statistics
 import time
 from typing import Any
 
-import httpx
-
 from benchmarks import children, servers
 from benchmarks.context import Context
 from benchmarks.results import Result, Target
 
 ROW = "health"
 BARE = "bare FastAPI"
-RATE = 10_000
 _CONNECTIONS = 32
 # A service that has just come up still tidies up behind its start.
 _WARM_S = 3.0
 _PER_S, _P99_MS = 8_000.0, 10.0
 # What the target is of what the library alone does on the reference machine: 17,000 requests/s, and 7 ms p99.
 _OF_BARE, _OF_BARE_P99 = _PER_S / 17_000, _P99_MS / 7
-_EVENTS = {"idle": 1, "flowing": RATE}
+_EVENTS = {"idle": 1, "flowing": servers.RATE}
 
 
 def run(ctx: Context) -> list[Result]:
@@ -37,9 +34,9 @@ def run(ctx: Context) -> list[Result]:
             with servers.running("service", folder / name, PROVIDER_RATE=rate, LOG_LEVEL="WARNING") as place:
                 if full:
                     time.sleep(_WARM_S)
-                events = _events(place)
+                events = servers.events(place)
                 figures = _asked(place, seconds)
-                figures["events"] = _events(place) - events
+                figures["events"] = servers.events(place) - events
             found[name].append(figures)
     return [result for name in _EVENTS for result in _results(name, found[name], found[BARE])]
 
@@ -49,14 +46,9 @@ def _asked(place: str, seconds: float) -> dict[str, Any]:
     return children.ours("benchmarks.loads", *order, timeout_s=seconds + 60)
 
 
-def _events(place: str) -> int:
-    status = httpx.get(f"http://{place}/status", trust_env=False, timeout=10).json()
-    return int(sum(source["events"] for source in status["sources"]))
-
-
 def _results(name: str, found: list[dict[str, Any]], bare: list[dict[str, Any]]) -> list[Result]:
     what = f"GET /health, {_CONNECTIONS} connections, one worker, " + (
-        "idle" if name == "idle" else f"{RATE} events/s flowing"
+        "idle" if name == "idle" else f"{servers.RATE} events/s flowing"
     )
     detail = {"p50_ms": statistics.median(f["p50_ms"] for f in found), "rounds": len(found)}
     detail["events_in_a_round"] = statistics.median(f["events"] for f in found)

@@ -1,8 +1,9 @@
-"""Servers that are measured, each a process: ``python -m benchmarks.servers {http|ws|market} PORT [FOLDER]``.
+"""Servers that are measured, each a process: ``python -m benchmarks.servers {http|ws|market|flow} PORT [FOLDER]``.
 
 ``http`` and ``ws`` are the library alone, in the service's configuration of it: a FastAPI app whose one route gives a
 constant health, and a socket that sends one message for ever. ``market`` sends the same message through what the
-service has between an event and a client of ``/ws/market``.
+service has between an event and a client of ``/ws/market``; ``flow`` does so beside the running service, into which
+`RATE` events/s flow, and counts them at ``/status``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import uvicorn
 from fastapi import FastAPI
 from starlette.responses import Response
@@ -31,6 +33,7 @@ from market_data_orchestrator.market.feed import Client, MarketFeed
 from market_data_orchestrator.market.socket import MarketSocket
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import load_settings
+from market_data_orchestrator.status import StatusAggregator
 from market_data_pipeline.loops import loop_factory
 
 MESSAGE = (
@@ -39,6 +42,7 @@ MESSAGE = (
 )
 _HEALTH = b'{"service":"orchestrator","state":"healthy","components":[' + b'{"name":"provider","state":"healthy"},' * 15
 _START_S = 30.0
+RATE = 10_000
 # Told before its writer is let run, and fewer than the outbox takes before it says that there is no room.
 _AT_ONCE = 32
 
@@ -90,10 +94,11 @@ class _Joined(MarketFeed):
             await asyncio.sleep(0)
 
 
-def market(folder: Path) -> FastAPI:
+def market(folder: Path, *, flowing: bool = False) -> FastAPI:
     """Return an app whose ``/ws`` is the service's market socket, told the same message again and again."""
-    service = Service(load_settings(data_dir=folder))
+    service = Service(load_settings(data_dir=folder, provider_rate=RATE))
     feed = _Joined(service)
+    status = StatusAggregator(service)
 
     async def anybody(_connection: Any) -> Principal:
         return Principal(name="bench", role=Role.VIEWER)
@@ -102,11 +107,17 @@ def market(folder: Path) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> Any:
-        telling = asyncio.create_task(feed.broadcast(), name="broadcast")
-        yield
-        telling.cancel()
+        async with service.running() if flowing else contextlib.nullcontext():
+            if flowing:
+                await service.running_now.wait()
+            telling = asyncio.create_task(feed.broadcast(), name="broadcast")
+            yield
+            telling.cancel()
 
-    return FastAPI(routes=[WebSocketRoute("/ws", served.serve)], lifespan=lifespan)
+    async def told(_request: Any) -> Response:
+        return Response(orjson.dumps(status.status()), media_type="application/json")
+
+    return FastAPI(routes=[WebSocketRoute("/ws", served.serve), Route("/status", told)], lifespan=lifespan)
 
 
 @contextlib.contextmanager
@@ -147,6 +158,12 @@ def running(kind: str, folder: Path, **settings: Any) -> Iterator[str]:
             process.wait()
 
 
+def events(place: str) -> int:
+    """Return how many events a service has received, by its ``/status``."""
+    status = httpx.get(f"http://{place}/status", trust_env=False, timeout=10).json()
+    return int(sum(source["events"] for source in status["sources"]))
+
+
 def _until_well(process: subprocess.Popen[bytes], url: str, log: Path, *, exact: bool) -> None:
     until = time.monotonic() + _START_S
     with httpx.Client(trust_env=False, timeout=2) as client:
@@ -162,7 +179,12 @@ def _until_well(process: subprocess.Popen[bytes], url: str, log: Path, *, exact:
 def main() -> None:
     """Serve what the arguments ask for."""
     kind, port = sys.argv[1], int(sys.argv[2])
-    app = {"http": bare_http, "ws": lambda: bare_ws, "market": lambda: market(Path(sys.argv[3]))}[kind]()
+    app = {
+        "http": bare_http,
+        "ws": lambda: bare_ws,
+        "market": lambda: market(Path(sys.argv[3])),
+        "flow": lambda: market(Path(sys.argv[3]), flowing=True),
+    }[kind]()
     config = uvicorn.Config(
         app,
         port=port,
@@ -170,7 +192,7 @@ def main() -> None:
         access_log=False,
         ws="websockets-sansio",
         ws_ping_interval=None,  # a ping is no message
-        lifespan="on" if kind == "market" else "off",
+        lifespan="on" if kind in ("market", "flow") else "off",
         timeout_graceful_shutdown=1,
         server_header=False,
         date_header=False,

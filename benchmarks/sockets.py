@@ -1,4 +1,7 @@
-"""One encoded message to one and to a hundred WebSocket clients through the market feed, beside the library alone."""
+"""One encoded message to one and to a hundred WebSocket clients through the market feed, beside the library alone.
+
+Both idle and while events flow through the service whose feed it is.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,38 @@ ROW = "ws"
 BARE = "bare uvicorn sans-io"
 # By clients: messages/s of all together, and what the library alone does on the reference machine.
 _TARGETS = {1: (100_000.0, 143_000.0), 100: (150_000.0, 210_000.0)}
-_KINDS = {"market": "/ws", "ws": "/"}
+_PATHS = {"market": "/ws", "flow": "/ws", "ws": "/"}
 
 
 def run(ctx: Context) -> list[Result]:
-    """Measure both in turn, each in a process of its own, and the clients in another."""
+    """Measure them in turn, each in a process of its own, and the clients in another."""
     seconds = ctx.live_s / 3
     full = ctx.live_s >= 10
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for number in range(ctx.rounds if full else 1):
         for clients in _TARGETS:
-            for kind, path in _KINDS.items():
+            for kind, path in _PATHS.items():
                 with servers.running(kind, ctx.work / f"sockets-{number}-{clients}-{kind}") as place:
                     order = ("ws", place, path, str(clients), str(seconds))
+                    events = servers.events(place) if kind == "flow" else 0
                     figures = children.ours("benchmarks.loads", *order, timeout_s=seconds + 60)
+                    if kind == "flow":
+                        figures["events"] = servers.events(place) - events
                 found.setdefault((kind, clients), []).append(figures)
-    return [_result(clients, found["market", clients], found["ws", clients]) for clients in _TARGETS]
+    return [
+        _result(kind, clients, found[kind, clients], found["ws", clients])
+        for kind in ("market", "flow")
+        for clients in _TARGETS
+    ]
 
 
-def _result(clients: int, found: list[dict[str, Any]], bare: list[dict[str, Any]]) -> Result:
+def _result(kind: str, clients: int, found: list[dict[str, Any]], bare: list[dict[str, Any]]) -> Result:
     rates = [f["per_s"] for f in found]
     target, alone = _TARGETS[clients]
+    what = f"one message encoded once, a frame each, to {clients} client{'s' if clients > 1 else ''}"
     return Result(
         row=ROW,
-        what=f"one message encoded once, a frame each, to {clients} client{'s' if clients > 1 else ''}",
+        what=f"{what}, {servers.RATE} events/s flowing" if kind == "flow" else what,
         value=statistics.median(rates),
         spread=(min(rates), max(rates)),
         unit="messages/s",
@@ -46,5 +57,6 @@ def _result(clients: int, found: list[dict[str, Any]], bare: list[dict[str, Any]
             "least_of_one_client_per_s": round(min(f["least_per_s"] for f in found)),
             "frame_bytes": found[0]["frame_bytes"],
             "rounds": len(found),
+            **({"events_in_a_round": statistics.median(f["events"] for f in found)} if kind == "flow" else {}),
         },
     )
