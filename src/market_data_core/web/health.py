@@ -22,8 +22,9 @@ def probe_routes(
 ) -> list[Route]:
     """Return the three routes, to be put first among a service's routes: they are asked most often.
 
-    A callable that is dear to call keeps its own answer, which is written out once for as long as it stays the same
-    object. They run on the event loop and must not block. One that raises makes its route answer with a 500 problem, which is a failed probe too.
+    A callable that is dear to call keeps its own answer; for as long as `health` gives the same object, it is written
+    out once. They run on the event loop and must not block. One that raises makes its route answer with a 500 problem,
+    which is a failed probe too.
 
     Args:
         health: How the service is. ``/health`` gives it as JSON: 200 healthy or degraded, 503 unhealthy.
@@ -32,7 +33,6 @@ def probe_routes(
         alive: Whether the process should go on running; must depend on nothing outside of it. By default an answer is
             proof enough. ``/livez`` gives the probe: 200 passed, 503 not.
     """
-
     told: tuple[HealthStatus | None, tuple[int, bytes]] = (None, (0, b""))
 
     def health_answer() -> tuple[int, bytes]:
