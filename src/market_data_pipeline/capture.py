@@ -387,7 +387,7 @@ def stamped(batch: SourceBatch, now_ns: int) -> SourceBatch:
     data = batch.data
     recv = data.column(2)
     if recv[0].as_py() == 0:
-        recv = pa.repeat(pa.scalar(now_ns, pa.int64()), data.num_rows)
+        recv = pa.array(np.full(data.num_rows, now_ns))
         data = data.set_column(2, data.schema.field(2), recv)
     ts = data.column(1).to_numpy()
     if ts[0] == 0 and not ts.any():

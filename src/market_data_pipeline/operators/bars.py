@@ -15,7 +15,7 @@ from market_data_core.errors import ConfigurationError
 from market_data_core.protocols import END_OF_TIME_NS, Mark, Result
 from market_data_core.schemas import EVENT_SCHEMAS, Flag, Kind, Origin, interval_ns
 from market_data_pipeline.operators import exact
-from market_data_pipeline.operators.partials import Events, Floats, Partials
+from market_data_pipeline.operators.partials import Events, Floats, Partials, scale_of
 from market_data_pipeline.operators.streams import (
     Ints,
     Streams,
@@ -32,6 +32,9 @@ _BEFORE_ALL = -(2**63)
 _LARGEST = 1e100
 # Windows to build again that lie this many lengths apart are read one by one, not with all that lies between them.
 _FAR_APART = 64
+# Sums are counted in steps this fine, or in the instrument's own once there was an event that needs them: instruments
+# may be declared much finer than they trade, and sums in such steps leave the machine's integers.
+_PRICE_DECIMALS, _SIZE_DECIMALS = 4, 0
 
 
 class TickHistory(Protocol):
@@ -92,6 +95,7 @@ class Bars:
         self._lateness_ns = allowed_lateness_ns
         self._history = history
         self._name = name or f"bars_{interval}"
+        self._texts: dict[str | None, pa.Array] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -99,6 +103,8 @@ class Bars:
         self._watermark: Ints = np.empty(0, np.int64)
         self._price_scale: Floats = np.empty(0)
         self._size_scale: Floats = np.empty(0)
+        self._finest_price: Floats = np.empty(0)
+        self._finest_size: Floats = np.empty(0)
         self._open = Partials.empty()
         # By stream and window, how many events came too late since the last barrier.
         self._late: Counter[tuple[int, int]] = Counter()
@@ -144,6 +150,7 @@ class Bars:
             events = events.take(stream_order(events.stream))
         in_time = self._in_time(events)
         if len(in_time):
+            self._refine(in_time)
             self._open = self._open.merged(
                 Partials.of(in_time, self._windows, self._price_scale, self._size_scale),
             )
@@ -177,14 +184,34 @@ class Bars:
         # Rows lie in log order within a stream, so a stable sort by time leaves equal times by seq.
         return events.take(time_order(events.ts, segments))
 
+    def _refine(self, events: Events) -> None:
+        if not events.size.any():
+            return
+        streams = events.stream[segment_starts(events.stream)]
+        for name, values, now, finest in (
+            ("price", events.price, self._price_scale, self._finest_price),
+            ("size", events.size, self._size_scale, self._finest_size),
+        ):
+            if (now[streams] == finest[streams]).all():
+                continue
+            whole = exact.are_whole(values, scale_of(now, events.stream, streams))
+            if whole.all():
+                continue
+            for stream in np.unique(events.stream[~whole]).tolist():
+                self._open.refine(stream, **{name: int(finest[stream] / now[stream])})
+                now[stream] = finest[stream]
+
     def _grow(self) -> None:
         known, now = len(self._watermark), len(self._streams)
         if known == now:
             return
         added = [i for i, _ in self._streams.entries[known:]]
         self._watermark = np.concatenate([self._watermark, np.full(now - known, _BEFORE_ALL, np.int64)])
-        self._price_scale = np.concatenate([self._price_scale, [_scale(i.price_decimals) for i in added]])
-        self._size_scale = np.concatenate([self._size_scale, [_scale(i.size_decimals) for i in added]])
+        finest_price, finest_size = [_scale(i.price_decimals) for i in added], [_scale(i.size_decimals) for i in added]
+        self._finest_price = np.concatenate([self._finest_price, finest_price])
+        self._finest_size = np.concatenate([self._finest_size, finest_size])
+        self._price_scale = np.concatenate([self._price_scale, np.minimum(finest_price, _scale(_PRICE_DECIMALS))])
+        self._size_scale = np.concatenate([self._size_scale, np.minimum(finest_size, _scale(_SIZE_DECIMALS))])
 
     def advance(self, mark: Mark) -> None:
         """Move the watermarks of the mark's source; the end of a source closes all its windows."""
@@ -216,9 +243,11 @@ class Bars:
         if contested.any() or self._late:
             contested, revised = self._revise(due, contested, end)
         first = due.take(~contested) if contested.any() else due
-        emitted += self._emit(first, np.zeros(len(first), np.int32), None, end, ts_known_ns)
+        scales = (self._price_scale, self._size_scale)
+        emitted += self._emit(first, scales, np.zeros(len(first), np.int32), end, ts_known_ns)
         for bars, revisions in revised:
-            emitted += self._emit(bars, revisions, "late", end, ts_known_ns)
+            finest = (self._finest_price, self._finest_size)
+            emitted += self._emit(bars, finest, revisions, end, ts_known_ns)
         if self._ended:
             self._forget_ended()
         return Result(out=emitted, emitted=sum(len(b) for b in emitted), absorbed=absorbed)
@@ -316,7 +345,7 @@ class Bars:
             )
             events = self._stored(stream, ticks, near, near_ends)
             if len(events):
-                again = again.merged(Partials.of(events, self._windows, self._price_scale, self._size_scale))
+                again = again.merged(Partials.of(events, self._windows, self._finest_price, self._finest_size))
         return again
 
     def _stored(self, stream: int, ticks: pa.Table, starts: Ints, ends: Ints) -> Events:
@@ -328,7 +357,12 @@ class Bars:
         return Events(streams, ts, _ints(ticks.column("seq").to_numpy()), price, size).take(wanted)
 
     def _emit(
-        self, bars: Partials, revisions: npt.NDArray[np.int32], reason: str | None, end: int, ts_known_ns: int
+        self,
+        bars: Partials,
+        scales: tuple[Floats, Floats],
+        revisions: npt.NDArray[np.int32],
+        end: int,
+        ts_known_ns: int,
     ) -> list[EventBatch]:
         if not len(bars):
             return []
@@ -338,31 +372,35 @@ class Bars:
         result = []
         for name in sorted(set(names)):
             rows = origins == name
-            data, instruments = self._rows(bars.take(rows), revisions[rows], reason, end, ts_known_ns)
+            data, instruments = self._rows(bars.take(rows), scales, revisions[rows], end, ts_known_ns)
             result.append(EventBatch(kind=Kind.BARS, data=data, instruments=instruments, origin=Origin(name)))
         return result
 
     def _rows(
-        self, bars: Partials, revisions: npt.NDArray[np.int32], reason: str | None, end: int, ts_known_ns: int
+        self,
+        bars: Partials,
+        scales: tuple[Floats, Floats],
+        revisions: npt.NDArray[np.int32],
+        end: int,
+        ts_known_ns: int,
     ) -> tuple[pa.RecordBatch, Instruments]:
         rows = len(bars)
         streams, stream_of = np.unique(bars.stream, return_inverse=True)
         instruments = Instruments()
         ids = np.array([instruments.add(self._streams.entries[s][0]) for s in streams.tolist()], np.int32)
-        price_scale = self._price_scale[bars.stream].astype(np.int64)
-        size_scale = self._size_scale[bars.stream].astype(np.int64)
+        price_scale, size_scale = (scale[bars.stream].astype(np.int64) for scale in scales)
         trades = self._kind is Kind.TRADES
-        known = pa.repeat(pa.scalar(ts_known_ns, pa.int64()), rows)
+        known = pa.array(np.full(rows, ts_known_ns))
         columns: dict[str, Any] = {
             "instrument": pa.array(ids[stream_of]),
             "ts_event": pa.array(bars.start),
             "ts_recv": known,
-            "seq": pa.repeat(pa.scalar(end - 1, pa.int64()), rows),
+            "seq": pa.array(np.full(rows, end - 1)),
             "flags": pa.array(np.zeros(rows, np.int32)),
-            "interval": pa.repeat(pa.scalar(self.interval), rows),
-            "what": pa.repeat(pa.scalar(self.what), rows),
-            "session": pa.repeat(pa.scalar("ALL"), rows),
-            "source": pa.repeat(pa.scalar("internal"), rows),
+            "interval": self._said(self.interval, rows),
+            "what": self._said(self.what, rows),
+            "session": self._said("ALL", rows),
+            "source": self._said("internal", rows),
             "open": pa.array(bars.open),
             "high": pa.array(bars.high),
             "low": pa.array(bars.low),
@@ -372,16 +410,24 @@ class Bars:
             "trade_count": pa.array(bars.count),
             "revision": pa.array(revisions),
             "ts_known": known,
-            "reason": pa.repeat(pa.scalar(reason, pa.string()), rows),
+            "reason": self._said("late" if revisions[0] else None, rows),
         }
         schema = EVENT_SCHEMAS[Kind.BARS]
         return pa.RecordBatch.from_arrays([columns[n] for n in schema.names], schema=schema), instruments
+
+    def _said(self, text: str | None, rows: int) -> pa.Array:
+        # All bars say the same, and making columns of text is slow: one that is long enough is kept.
+        column = self._texts.get(text)
+        if column is None or len(column) < rows:
+            column = self._texts[text] = pa.repeat(pa.scalar(text, pa.string()), 2 * rows)
+        return column.slice(0, rows)
 
     def _forget_ended(self) -> None:
         # A source that has ended never speaks again; keeping its streams would let state grow with every file.
         stay, moved = self._streams.forget(self._ended)
         self._watermark, self._price_scale = self._watermark[stay], self._price_scale[stay]
         self._size_scale = self._size_scale[stay]
+        self._finest_price, self._finest_size = self._finest_price[stay], self._finest_size[stay]
         self._open.stream = moved[self._open.stream]
         self._included = {(int(moved[s]), start): n for (s, start), n in self._included.items() if moved[s] >= 0}
         speaking = {source_id for _, source_id in self._streams.entries}
@@ -399,6 +445,8 @@ class Bars:
             "ended": sorted(self._ended),
             "watermark": self._watermark.tolist(),
             "open": self._open.snapshot(),
+            "price_scale": self._price_scale.tolist(),
+            "size_scale": self._size_scale.tolist(),
             "late": sorted([stream, start, events] for (stream, start), events in self._late.items()),
             "closed_until": [[*k, v] for k, v in self._closed_until.items()],
             "revisions": [[*k, v] for k, v in self._revisions.items()],
@@ -415,6 +463,9 @@ class Bars:
         self._grow()
         self._watermark = np.array(state["watermark"], np.int64)
         self._open = Partials.restored(state["open"])
+        # A state without scales has its sums in the instruments' own steps.
+        self._price_scale = np.array(state.get("price_scale", self._finest_price), np.float64)
+        self._size_scale = np.array(state.get("size_scale", self._finest_size), np.float64)
         self._late = Counter({(stream, start): events for stream, start, events in state["late"]})
         self._closed_until = {(v, s): until for v, s, until in state["closed_until"]}
         self._revisions = {(v, s, start): revision for v, s, start, revision in state["revisions"]}

@@ -19,6 +19,8 @@ _FLOAT_EXACT = 2**53
 # A decimal read into a float is off by up to half a unit in the last place, and so is its product with the scale. Up
 # to here both together are less than half a step, and rounding undoes them.
 _STEPS_EXACT = 2.0**51
+# Every decimal of up to 15 digits has a float of its own.
+_DIGITS_EXACT = 1e15
 # Some processors have floats as wide as int64; elsewhere a long double is an ordinary one.
 _WIDE = np.finfo(np.longdouble).nmant >= 63
 
@@ -39,6 +41,24 @@ def in_steps(values: npt.NDArray[np.float64], scale: npt.NDArray[np.float64] | f
     for row, value, each in zip(far.tolist(), values[far].tolist(), scales[far].tolist(), strict=True):
         steps[row] = int((Decimal(repr(value)) * int(each)).to_integral_value())
     return steps.astype(np.int64) if largest(steps) < _SAFE else steps
+
+
+def are_whole(values: npt.NDArray[np.float64], scale: npt.NDArray[np.float64] | float) -> npt.NDArray[np.bool_]:
+    """Return which finite values are, as their shortest decimal writes them, a whole number of steps of 15 digits.
+
+    Args:
+        values: Prices or sizes.
+        scale: As in `in_steps`.
+    """
+    steps = values * scale
+    np.rint(steps, out=steps)
+    small = _peak(steps) < _DIGITS_EXACT
+    within = True if small else np.abs(steps) < _DIGITS_EXACT
+    np.divide(steps, scale, out=steps)
+    whole: npt.NDArray[np.bool_] = steps == values
+    if not small:
+        whole &= within
+    return whole
 
 
 def largest(numbers: Exact) -> int:
@@ -91,6 +111,14 @@ def add_at(sums: Exact, rows: Ints, more: Exact) -> Exact:
     if sums.dtype != object and (more.dtype == object or largest(sums) + largest(more) >= _SAFE):
         sums = sums.astype(object)
     sums[rows] += more
+    return sums
+
+
+def scaled_at(sums: Exact, rows: Ints, by: int) -> Exact:
+    """Return `sums` with those at `rows` multiplied by `by`; may change `sums` in place."""
+    if sums.dtype != object and largest(sums[rows]) * by >= _SAFE:
+        sums = sums.astype(object)
+    sums[rows] *= by
     return sums
 
 

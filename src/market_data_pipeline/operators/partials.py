@@ -84,8 +84,8 @@ class Partials:
             starts = starts[at]
         streams = events.stream[at]
         if events.size.any():
-            prices = exact.in_steps(events.price, _scale_of(price_scale, events.stream, streams))
-            sizes = exact.in_steps(events.size, _scale_of(size_scale, events.stream, streams))
+            prices = exact.in_steps(events.price, scale_of(price_scale, events.stream, streams))
+            sizes = exact.in_steps(events.size, scale_of(size_scale, events.stream, streams))
             volume, value = exact.sum_groups(sizes, at), exact.sum_products(prices, sizes, at)
         else:
             # Quotes have no size of their own: their sums are 0 whatever the prices.
@@ -157,6 +157,12 @@ class Partials:
         self.value = exact.add_at(self.value, rows, other.value)
         self.count[rows] += other.count
 
+    def refine(self, stream: int, *, price: int = 1, size: int = 1) -> None:
+        """Count one stream's sums in steps that are so many times smaller."""
+        rows = np.flatnonzero(self.stream == stream)
+        self.volume = exact.scaled_at(self.volume, rows, size)
+        self.value = exact.scaled_at(self.value, rows, price * size)
+
     def snapshot(self) -> dict[str, list[Any]]:
         """Return all columns as plain values; sums may be integers of any size."""
         return {name: getattr(self, name).tolist() for name in _COLUMNS}
@@ -185,7 +191,7 @@ def _joined(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[
     return exact.joined(a, b) if name in _SUMS else np.concatenate([a, b])
 
 
-def _scale_of(scale: Floats, stream: Ints, streams: Ints) -> Floats | float:
-    # Most often all instruments count in the same steps, and one number will do.
+def scale_of(scale: Floats, stream: Ints, streams: Ints) -> Floats | float:
+    """Return the scale of each row, by its stream; one number where all `streams` among them have the same."""
     each = scale[streams]
     return float(each[0]) if (each == each[0]).all() else scale[stream]

@@ -145,8 +145,9 @@ def _lift(values: Ints, starts: Ints, lengths: Ints) -> Ints | None:
 
 def stream_order(places: Ints) -> Ints:
     """Return the order that brings each stream's rows together and keeps their own order."""
-    # NumPy sorts 16-bit integers by radix, several times faster than wider ones.
-    narrow = places.astype(np.uint16) if len(places) and places.max() < 65536 else places
+    # NumPy sorts integers of 8 and 16 bits by radix, several times faster than wider ones.
+    most = int(places.max()) if len(places) else 0
+    narrow = places.astype(np.uint8 if most < 256 else np.uint16) if most < 65536 else places
     return np.argsort(narrow, kind="stable")
 
 

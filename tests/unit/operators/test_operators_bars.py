@@ -141,6 +141,49 @@ def test_sums_wider_than_64_bits_survive_json():
     assert plain_bar(row) == naive_bar(events)
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_finer_prices_and_sizes_in_mid_window_keep_every_digit(restart):
+    """What was summed in coarse steps before goes on in fine ones, beside a symbol that stays coarse."""
+    events = [
+        Trade(0, 10.25, 300.0),
+        Trade(1, 10.25, 7.0, symbol="Y"),
+        Trade(2, 10.123456, 200.0),
+        Trade(3, 10.5, 0.12345678),
+        Trade(4, 10.75, 100.0),
+        Trade(5, 10.5, 9.0, symbol="Y"),
+    ]
+    drive = Drive(ten_seconds())
+    for event in events:
+        drive.run([event])
+        if restart:
+            drive.restart()
+    drive.run([end(), Barrier()])
+    found = {row["symbol"]: plain_bar(row) for row in drive.rows}
+    assert found == {s: naive_bar([e for e in events if e.symbol == s]) for s in ("X", "Y")}
+
+
+def test_sums_of_coarse_values_stay_in_machine_integers():
+    """However fine the instrument is declared; only who needs its finest steps is counted in them."""
+    drive = Drive(ten_seconds()).run([[Trade(0, 187.23, 3e6)] * 50, [Trade(0, 187.23, 3e6, symbol="Y")]])
+    assert drive.op.snapshot()["open"]["value"] == [1872300 * 3_000_000 * 50, 1872300 * 3_000_000]
+    drive.run([Trade(1, 187.230001, 0.5, symbol="Y")])
+    assert drive.op.snapshot()["open"]["value"] == [
+        1872300 * 3_000_000 * 50,
+        18_723_000_000 * 3 * 10**14 + 18_723_000_100 * 5 * 10**7,
+    ]
+
+
+def test_a_state_without_scales_is_read_in_the_instruments_own_steps():
+    """As it was saved before there were coarser ones."""
+    drive = Drive(ten_seconds()).run([Trade(0, 10.0, 2.0)])
+    state = drive.op.snapshot()
+    del state["price_scale"], state["size_scale"]
+    state["open"] |= {"volume": [2 * 10**8], "value": [20 * 10**16]}
+    drive.op.restore(state)
+    (row,) = drive.run([Trade(1, 11.0, 2.0), end(), Barrier()]).rows
+    assert (row["volume"], row["vwap"]) == (4.0, 10.5)
+
+
 def test_one_absurd_number_stops_nothing():
     """Numbers whose sums no float holds, infinities and NaN are filtered out; the rest makes its bar."""
     odd = [Trade(0, p, s) for p, s in [(1e308, 1.0), (1.0, 1e308), (float("inf"), 1.0), (1.0, float("-inf"))]]

@@ -137,7 +137,7 @@ def test_nothing_is_kept_of_a_source_that_has_ended(script):
     """Streams, origins and windows go with their source."""
     state = Drive(make()).run(finished(script, sources=("a",))).op.snapshot()
     assert not state["streams"]
-    assert not state["watermark"]
+    assert not state["watermark"] + state["price_scale"] + state["size_scale"]
     assert not state["origins"]
     assert not any(state["open"].values())
     assert not state["ended"]

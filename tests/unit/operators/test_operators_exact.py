@@ -71,3 +71,25 @@ def test_decimals_become_the_steps_they_name(numbers, one_scale):
     scale = 1e8 if one_scale else np.full(len(values), 1e8)
     found = exact.in_steps(np.array(values), scale).tolist()
     assert found == [int(Fraction(repr(v)) * 10**8) for v in values]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-(10**17), 10**17), st.integers(0, 8)), min_size=1), st.sampled_from([0, 2, 4, 8])
+)
+def test_a_whole_number_of_steps_is_told_from_a_part_of_one(numbers, decimals):
+    """By the decimal that is read, not by the float's last digits; more than 15 digits are never said to be whole."""
+    values = [float(f"{n}e-{d}") for n, d in numbers]
+    found = exact.are_whole(np.array(values), 10.0**decimals).tolist()
+    steps = [Fraction(repr(v)) * 10**decimals for v in values]
+    assert found == [s.denominator == 1 and abs(s) < 10**15 for s in steps]
+
+
+@settings(deadline=None)
+@given(COLUMNS, st.integers(1, 10**18), st.data())
+def test_multiplying_some_sums_leaves_the_others(rows, by, data):
+    """Beyond 64 bits too."""
+    sums = [x for x, _ in rows]
+    at = sorted(data.draw(st.sets(st.integers(0, len(sums) - 1))))
+    found = exact.scaled_at(exact.restored(sums), np.array(at, np.int64), by)
+    assert found.tolist() == [x * by if n in at else x for n, x in enumerate(sums)]
