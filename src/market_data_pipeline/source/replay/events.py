@@ -92,9 +92,14 @@ class Rows:
 
     def to_batch(self, kind: Kind) -> pa.RecordBatch:
         """Return the events in ``UNLOGGED_SCHEMAS[kind]``; `ts_recv` is 0, for it is stamped on arrival."""
-        nullable = {name: pa.array(values, from_pandas=True) for name, values in self.floats.items()}
+        nullable = {name: _absent_where_nan(values) for name, values in self.floats.items()}
         columns = {"instrument": self.instrument, "ts_event": self.ts_event, "flags": self.flags}
         return unlogged(kind, len(self.places), {**columns, **nullable, **self.texts})
+
+
+def _absent_where_nan(values: Floats) -> pa.Array:
+    # Most columns lack nothing, and Arrow takes those as they are instead of row by row.
+    return pa.array(values, from_pandas=bool(np.isnan(values).any()))
 
 
 def sort_by_time(blocks: Sequence[Rows]) -> Rows:
@@ -244,7 +249,8 @@ class Converter:
     def _times(self, column: pa.Array | None, refused: _Refused, rows: int) -> Int64s:
         if column is None:
             column = pa.repeat(pa.scalar(0, pa.int64()), rows)
-        refused.where(_nulls(column), "time is missing")
+        if column.null_count:
+            refused.where(_nulls(column), "time is missing")
         if self._unit.is_text:
             compact = self._unit is TimeUnit.YYYYMMDD_HHMM
             times, valid, placeless = iso_to_utc(compact_to_iso(column) if compact else column, zone=self._zone)
@@ -274,9 +280,11 @@ class Converter:
         flags = np.zeros(rows, np.int32)
         if "flags" in columns:
             given = columns["flags"].fill_null(0).to_numpy(zero_copy_only=False)
-            odd = (given < 0) | (given > _INT32_MAX)
-            refused.where(odd, "flags are outside 0 to 2147483647")
-            flags = np.where(odd, 0, given).astype(np.int32)
+            if len(given) and (given.min() < 0 or given.max() > _INT32_MAX):
+                odd = (given < 0) | (given > _INT32_MAX)
+                refused.where(odd, "flags are outside 0 to 2147483647")
+                given = np.where(odd, 0, given)
+            flags = given.astype(np.int32)
         if "suspicious" in columns:
             doubted = columns["suspicious"].fill_null(0).to_numpy(zero_copy_only=False) != 0
             flags[doubted] |= np.int32(Flag.SUSPICIOUS)
