@@ -366,15 +366,20 @@ class Bars:
     ) -> list[EventBatch]:
         if not len(bars):
             return []
+        result = []
+        for origin, rows in self._by_origin(bars):
+            data, instruments = self._rows(bars.take(rows), scales, revisions[rows], end, ts_known_ns)
+            result.append(EventBatch(kind=Kind.BARS, data=data, instruments=instruments, origin=origin))
+        return result
+
+    def _by_origin(self, bars: Partials) -> list[tuple[Origin, Bools | slice]]:
+        given = set(self._origins.values())
+        if len(given) == 1:
+            return [(given.pop(), slice(None))]
         streams, stream_of = np.unique(bars.stream, return_inverse=True)
         names = [str(self._origins[self._streams.entries[s][1]]) for s in streams.tolist()]
         origins = np.array(names)[stream_of]
-        result = []
-        for name in sorted(set(names)):
-            rows = origins == name
-            data, instruments = self._rows(bars.take(rows), scales, revisions[rows], end, ts_known_ns)
-            result.append(EventBatch(kind=Kind.BARS, data=data, instruments=instruments, origin=Origin(name)))
-        return result
+        return [(Origin(name), origins == name) for name in sorted(set(names))]
 
     def _rows(
         self,

@@ -109,8 +109,8 @@ class Partials:
     def __len__(self) -> int:
         return len(self.stream)
 
-    def take(self, rows: npt.NDArray[Any]) -> Partials:
-        """Return some windows, by place or by mask."""
+    def take(self, rows: npt.NDArray[Any] | slice) -> Partials:
+        """Return some windows, by place, mask or slice."""
         return Partials(*(getattr(self, name)[rows] for name in _COLUMNS))
 
     def merged(self, other: Partials) -> Partials:
