@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from market_data_core import disk
+from market_data_core.addresses import is_postgres
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import MarketDataError, TemporaryUnavailable
 from market_data_core.protocols import BatchSource, Gap
@@ -21,6 +22,7 @@ from market_data_orchestrator.composition import engine_settings, make_source, s
 from market_data_orchestrator.config import PlatformConfig, ProviderEntry, load_platform, record
 from market_data_orchestrator.events import EventRegistry
 from market_data_orchestrator.feedback import LagReporter, Pressure, dispatch_all
+from market_data_orchestrator.gap_copies import GapCopies
 from market_data_orchestrator.jobs import ReplayJobs
 from market_data_orchestrator.lifecycle import LifecycleManager
 from market_data_orchestrator.settings import OrchestratorSettings
@@ -36,6 +38,7 @@ LOG = logging.getLogger(__name__)
 _PAUSED = "paused"
 # What the engine needs to stop beside the time it is given to store what was received.
 _ENGINE_STOP_S = 15.0
+_GAPS_WAIT_S = 3.0  # for a server that is away; it is asked again
 
 
 class Service:
@@ -243,13 +246,21 @@ class Service:
     async def _watching(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._watch_symbols(), name="symbol-board")]
-            working = [jobs for jobs in (self.jobs, self.backfills) if jobs is not None]
-            tasks += [group.create_task(jobs.run(), name=type(jobs).__name__) for jobs in working]
+            working = [part for part in (self.jobs, self.backfills, self._gap_copies()) if part is not None]
+            tasks += [group.create_task(part.run(), name=type(part).__name__) for part in working]
             try:
                 yield
             finally:
                 for task in tasks:
                     task.cancel()
+
+    def _gap_copies(self) -> GapCopies | None:
+        if self.state is None or not is_postgres(self.settings.store_root):
+            return None
+        from market_data_store.postgres import PostgresStore  # noqa: PLC0415  the driver is for those who have a server
+
+        store = PostgresStore(self.settings.store_root, self.settings.tenant_id, connections=1, timeout_s=_GAPS_WAIT_S)
+        return GapCopies(self.state, store)
 
     def _add(self, engine: Engine, source: BatchSource) -> None:
         self.symbols[source.name] = len(getattr(source, "symbols", ()))

@@ -7,6 +7,7 @@ import re
 import signal
 
 import httpx
+import psycopg
 import pytest
 
 from market_data_core.web.auth import KeyStore, Role
@@ -104,6 +105,12 @@ def bars_of(capsys):
     return rows and rows[0]["symbol"]
 
 
+def restarts(dsn):
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute("SELECT count(*) FROM mds.gaps WHERE cause = 'restart' AND to_ns > from_ns")
+        return found.fetchone()[0]
+
+
 def test_a_service_that_is_killed_goes_on_with_nothing_lost_or_doubled(tmp_path, dsn, capsys):
     """Killed while it stores, and started again on the same database."""
     with started(tmp_path, dsn) as service:
@@ -114,6 +121,7 @@ def test_a_service_that_is_killed_goes_on_with_nothing_lost_or_doubled(tmp_path,
     with started(tmp_path, dsn) as service:
         service.wait_healthy(40)
         eventually(lambda: stored(dsn) > before + 100, 20, "it goes on")
+        eventually(lambda: restarts(dsn) == 1, 10, "the gap is shown in the database")
         assert service.stop() == 0, service.output()
     assert stored(dsn) == stored(dsn, "count(distinct seq)")
     assert_balanced(capsys)

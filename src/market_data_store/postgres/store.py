@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from market_data_store.postgres.reads import Reads, select
 from market_data_store.postgres.schema import check_version, migrate, schema_version
 from market_data_store.postgres.table import PostgresTable
 from market_data_store.postgres.versions import Versions
+from market_data_store.state import Gap
 
 
 class PostgresStore:
@@ -145,6 +147,16 @@ class PostgresStore:
             wanted = {spec.partition_of(ts_ns): ts_ns for ts_ns in (now_ns, now_ns + DAY_NS)}
             made += self._partitions.ensure(spec, wanted)
         return {"partitions_made": made}
+
+    def put_gaps(self, gaps: Sequence[Gap]) -> None:
+        """Have ``mds.gaps`` say of each of these what it says now; in one transaction, and safe to repeat.
+
+        Raises:
+            ConfigurationError: The schema is missing or too old.
+            TemporaryUnavailable: The server is away.
+        """
+        with self._connections.lend("writing gaps") as connection, connection.transaction():
+            connection.cursor().executemany(QUERIES["gap_put"], [asdict(gap) for gap in gaps])
 
     def describe(self) -> dict[str, Any]:
         """Return what the tenant stored in each table, as plain values.

@@ -35,6 +35,8 @@ class State:
     def __init__(self, path: Path) -> None:
         self._database = Database(path)
         self._sql = read_queries()
+        self.gap_changes = 0
+        """How often this object has written to a gap: as long as it stays the same, so do they."""
 
     @property
     def repairs(self) -> tuple[Repair, ...]:
@@ -104,6 +106,7 @@ class State:
             if fills is not None:
                 filling = {"id": fills, "to_ns": None, "state": GapState.FILLING, "detail": None}
                 connection.execute(self._sql["update_gap"], filling).fetchall()
+                self.gap_changes += 1
             return _job(connection.execute(self._sql["add_job"], values).fetchone())
 
     def claim_job(
@@ -236,6 +239,7 @@ class State:
             cause=cause,
             detail=detail,
         )
+        self.gap_changes += 1
         return _gap(rows[0])
 
     def close_gap(
@@ -247,7 +251,9 @@ class State:
             ValidationError: There is no such gap (code ``not_found``), or it would end before it begins.
         """
         _check_order(self.get_gap(gap_id).from_ns, to_ns)
-        return _gap(self._write("update_gap", id=gap_id, to_ns=to_ns, state=state, detail=detail)[0])
+        changed = _gap(self._write("update_gap", id=gap_id, to_ns=to_ns, state=state, detail=detail)[0])
+        self.gap_changes += 1
+        return changed
 
     def get_gap(self, gap_id: int) -> Gap:
         """Return a gap.

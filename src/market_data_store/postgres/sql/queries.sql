@@ -219,6 +219,14 @@ SELECT vendor, symbol, price, price_timestamp FROM mds.latest_prices
 WHERE (%(symbols)s::text[] IS NULL OR symbol = ANY(%(symbols)s::text[]))
     AND (%(vendor)s::text IS NULL OR vendor = %(vendor)s)
 
+-- name: gap_put
+INSERT INTO mds.gaps (tenant_id, vendor, symbol, kind, from_ns, to_ns, cause, state, detail)
+VALUES (
+    mds.current_tenant(), %(vendor)s, %(symbol)s, %(kind)s, %(from_ns)s, %(to_ns)s, %(cause)s, %(state)s, %(detail)s
+)
+ON CONFLICT (tenant_id, vendor, symbol, kind, from_ns, cause)
+DO UPDATE SET to_ns = excluded.to_ns, state = excluded.state, detail = excluded.detail
+
 -- name: job_add
 INSERT INTO mds.jobs (tenant_id, job_type, payload, priority, idempotency_key, created_ns)
 VALUES (mds.current_tenant(), %(job_type)s, %(payload)s, %(priority)s, %(idempotency_key)s, %(now_ns)s)
