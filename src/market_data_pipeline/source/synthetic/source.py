@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from market_data_core.batch import Instrument, SourceBatch, unlogged
 from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
@@ -22,7 +24,7 @@ from market_data_pipeline.source.synthetic.defects import Defects, Stretches, pa
 from market_data_pipeline.source.synthetic.draws import key_of
 from market_data_pipeline.source.synthetic.injection import VERSION, Injector
 from market_data_pipeline.source.synthetic.market import MAX_SYMBOLS, PRICE_DECIMALS, SIZE_DECIMALS, Market
-from market_data_pipeline.source.synthetic.schedule import Mix, Pace, Rate
+from market_data_pipeline.source.synthetic.schedule import Ints, Mix, Pace, Rate
 from market_data_pipeline.source.synthetic.timeline import RealTimeline, Stretch, Timeline, VirtualTimeline
 
 VENDOR: Final = "synthetic"
@@ -37,6 +39,8 @@ UNPACED_VIRTUAL_RATE: Final = 1_000_000
 
 _KINDS: Final = (Kind.QUOTES, Kind.TRADES)
 _ENDLESS: Final = 2**63 - 1
+# Made at once for the batches to come: ten events cost as much to make as a thousand.
+_AHEAD: Final = 1024
 
 
 class SyntheticSource:
@@ -138,6 +142,7 @@ class SyntheticSource:
         self._injector = self._new_injector()
         self._source_id = f"synthetic:{seed}:{self._fingerprint()}"
         self._position = 0
+        self._made: dict[Kind, _Made] = {}
         self._status = "pending"
         self._closed = asyncio.Event()
         self._timeline = self._new_timeline()
@@ -331,27 +336,49 @@ class SyntheticSource:
             if first >= end:
                 continue
             if self._injector is None:
-                rows, columns = end - first, self._columns(kind, first, end, stretch)
+                data = self._data(kind, first, end, stretch)
             else:
-                rows, columns = self._injector.columns(kind, first, end, done[kind], stretch)
+                data = unlogged(kind, *self._injector.columns(kind, first, end, done[kind], stretch))
             done[kind] = self._offset(kind, end)
-            if rows:
+            if data.num_rows:
                 yield SourceBatch(
                     kind=kind,
-                    data=unlogged(kind, rows, columns),
+                    data=data,
                     instruments=self._instruments,
                     source_id=self._sequence(kind),
                     offset=done[kind],
                 )
 
-    def _columns(self, kind: Kind, first: int, end: int, stretch: Stretch) -> dict[str, Any]:
+    def _data(self, kind: Kind, first: int, end: int, stretch: Stretch) -> pa.RecordBatch:
+        made = self._made.get(kind)
+        if made is None or first < made.first or end > made.end:
+            made = self._made[kind] = self._make(kind, first, max(end, first + _AHEAD))
+        at, rows = first - made.first, end - first
+        ts_event = stretch.ts_event(made.places[at : at + rows])
+        data = _with_times(made.data.slice(at, rows), "ts_event", ts_event)
+        if stretch.recv_delay_ns is not None:
+            data = _with_times(data, "ts_recv", ts_event + np.int64(stretch.recv_delay_ns))
+        return data
+
+    def _make(self, kind: Kind, first: int, end: int) -> _Made:
         numbers = np.arange(first, end, dtype=np.int64)
         places = self._mix.places(kind, numbers)
         columns = self._market.quotes(places) if kind is Kind.QUOTES else self._market.trades(places, numbers)
-        columns["ts_event"] = ts_event = stretch.ts_event(places)
-        if stretch.recv_delay_ns is not None:
-            columns["ts_recv"] = ts_event + np.int64(stretch.recv_delay_ns)
-        return columns
+        return _Made(first, end, places, unlogged(kind, end - first, columns))
+
+
+# Events of one kind by number, ``[first, end)``, without their times: all that depends on their places alone.
+@dataclass(frozen=True, slots=True)
+class _Made:
+    first: int
+    end: int
+    places: Ints
+    data: pa.RecordBatch
+
+
+def _with_times(data: pa.RecordBatch, name: str, times: Ints) -> pa.RecordBatch:
+    at = data.schema.get_field_index(name)
+    return data.set_column(at, data.schema.field(at), pa.array(times))
 
 
 def _named(symbols: Sequence[str] | int) -> tuple[str, ...]:
