@@ -38,6 +38,7 @@ LOG = logging.getLogger(__name__)
 _PAUSED = "paused"
 # What the engine needs to stop beside the time it is given to store what was received.
 _ENGINE_STOP_S = 15.0
+_BOARD_BATCHES = 4096
 _GAPS_WAIT_S = 3.0  # for a server that is away; it is asked again
 
 
@@ -457,7 +458,7 @@ class Service:
     async def _watch_symbols(self) -> None:
         if self.engine is None:
             return
-        tap = self.engine.taps.open()
+        tap = self.engine.taps.open(_BOARD_BATCHES)
         try:
             while True:
                 await asyncio.sleep(0.25)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from market_data_core.batch import SourceBatch
 from market_data_core.schemas import Kind
 from market_data_pipeline.taps import Tapped
+
+_SHOWN: Final = {
+    Kind.QUOTES: (("bid_price", "bid"), ("ask_price", "ask")),
+    Kind.TRADES: (("price", "last"),),
+}
 
 
 @dataclass(slots=True)
@@ -32,25 +38,31 @@ class SymbolBoard:
     def take(self, items: Sequence[Tapped], missed: int) -> None:
         """Take what a tap gave."""
         self.missed += missed
+        groups: dict[tuple[Kind, int], list[SourceBatch]] = {}
         for item in items:
-            if item.batch.kind is Kind.QUOTES:
-                self._fold(item, ("bid_price", "bid"), ("ask_price", "ask"))
-            elif item.batch.kind is Kind.TRADES:
-                self._fold(item, ("price", "last"))
+            if item.batch.kind in _SHOWN and item.batch.data.num_rows:
+                groups.setdefault((item.batch.kind, id(item.batch.instruments)), []).append(item.batch)
+        for batches in groups.values():
+            self._fold(batches)
 
-    def _fold(self, item: Tapped, *fields: tuple[str, str]) -> None:
-        data = item.batch.data
-        ids = data.column(0).to_numpy()
-        # The last row of each instrument: the first in the reversed batch.
+    def _fold(self, batches: Sequence[SourceBatch]) -> None:
+        # One pass over all of a kind and source: a live feed may give hundreds of small batches in between two looks.
+        parts = [batch.data.column(0).to_numpy() for batch in batches]
+        ids, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])
+        # The last row of each instrument: the first in the reversed rows.
         unique, from_end, counts = np.unique(ids[::-1], return_index=True, return_counts=True)
         rows = len(ids) - 1 - from_end
-        recv = data.column(2)
-        for place, row, count in zip(unique.tolist(), rows.tolist(), counts.tolist(), strict=True):
-            instrument = item.batch.instruments[place]
+        whose = np.searchsorted(ends, rows, "right")
+        for place, row, count, number in zip(
+            unique.tolist(), (rows - ends[whose]).tolist(), counts.tolist(), whose.tolist(), strict=True
+        ):
+            # `row` counts from the batch's end, below zero.
+            batch = batches[number]
+            instrument = batch.instruments[place]
             shown = self._rows.setdefault((instrument.vendor, instrument.symbol), _Row())
-            for column, name in fields:
-                setattr(shown, name, data.column(column)[row].as_py())
-            shown.ts_recv = recv[row].as_py()
+            for column, name in _SHOWN[batch.kind]:
+                setattr(shown, name, batch.data.column(column)[row].as_py())
+            shown.ts_recv = batch.data.column(2)[row].as_py()
             shown.events += count
             shown.decimals = min(instrument.price_decimals, 6)
 
