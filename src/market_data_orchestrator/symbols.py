@@ -62,7 +62,7 @@ class SymbolBoard:
             shown = self._rows.setdefault((instrument.vendor, instrument.symbol), _Row())
             for column, name in _SHOWN[batch.kind]:
                 setattr(shown, name, batch.data.column(column)[row].as_py())
-            shown.ts_recv = batch.data.column(2)[row].as_py()
+            shown.ts_recv = max(shown.ts_recv, batch.data.column(2)[row].as_py())
             shown.events += count
             shown.decimals = min(instrument.price_decimals, 6)
 
