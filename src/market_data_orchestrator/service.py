@@ -38,7 +38,7 @@ LOG = logging.getLogger(__name__)
 _PAUSED = "paused"
 # What the engine needs to stop beside the time it is given to store what was received.
 _ENGINE_STOP_S = 15.0
-_BOARD_BATCHES = 4096
+_BOARD_BATCHES = 4096  # more than a live feed gives between two looks
 _GAPS_WAIT_S = 3.0  # for a server that is away; it is asked again
 
 

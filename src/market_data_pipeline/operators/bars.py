@@ -185,8 +185,8 @@ class Bars:
         return events.take(time_order(events.ts, segments))
 
     def _refine(self, events: Events) -> None:
-        if not events.size.any():
-            return
+        if self._kind is not Kind.TRADES:
+            return  # quotes have no sums
         streams = events.stream[segment_starts(events.stream)]
         for name, values, now, finest in (
             ("price", events.price, self._price_scale, self._finest_price),
