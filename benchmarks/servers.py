@@ -117,7 +117,7 @@ def market(folder: Path, *, flowing: bool = False) -> FastAPI:
     async def told(_request: Any) -> Response:
         return Response(orjson.dumps(status.status()), media_type="application/json")
 
-    return FastAPI(routes=[WebSocketRoute("/ws", served.serve), Route("/status", told)], lifespan=lifespan)
+    return FastAPI(routes=[WebSocketRoute("/ws", served), Route("/status", told)], lifespan=lifespan)
 
 
 @contextlib.contextmanager

@@ -320,8 +320,8 @@ class Capture:
         status.events += rows
         status.end = first + rows
         status.state = "live"
-        status.ts_event = int(batch.data.column(1)[rows - 1].as_py())
-        status.ts_recv = int(batch.data.column(2)[rows - 1].as_py())
+        status.ts_event = int(batch.data.column(1).to_numpy()[-1])
+        status.ts_recv = int(batch.data.column(2).to_numpy()[-1])
         if not source.waits:
             self._live[(batch.instruments[0].vendor, batch.source_id)] = (batch.offset, source)
         self.taps.publish(batch, first, source.origin)
@@ -386,8 +386,9 @@ def stamped(batch: SourceBatch, now_ns: int) -> SourceBatch:
     """Return the batch with receive times, and event times where the venue gave none."""
     data = batch.data
     recv = data.column(2)
-    if recv[0].as_py() == 0:
-        recv = pa.array(np.full(data.num_rows, now_ns))
+    if recv.to_numpy()[0] == 0:
+        now = pa.py_buffer(np.full(data.num_rows, now_ns, np.int64))
+        recv = pa.Array.from_buffers(pa.int64(), data.num_rows, [None, now])
         data = data.set_column(2, data.schema.field(2), recv)
     ts = data.column(1).to_numpy()
     if ts[0] == 0 and not ts.any():

@@ -97,7 +97,7 @@ class Front:
             clock=self.clock,
             allowed_origins=["https://cockpit.example"],
         )
-        self.app = Starlette(routes=[WebSocketRoute("/ws/market", socket.serve)])
+        self.app = Starlette(routes=[WebSocketRoute("/ws/market", socket)])
         install_problem_handlers(self.app)
 
     def count(self, change):

@@ -55,4 +55,4 @@ def market_route(
         allowed_origins=settings.cors_origins,
         public_url=settings.public_url,
     )
-    return WebSocketRoute(PATH, socket.serve, name="ws-market")
+    return WebSocketRoute(PATH, socket, name="ws-market")

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from market_data_core.clock import Clock
@@ -73,15 +74,16 @@ class MarketSocket:
         self._recheck_s = recheck_s
         self._ticket_s = ticket_s
 
-    async def serve(self, socket: WebSocket) -> None:
-        """Serve one client until it leaves, may no longer be here, or the service stops.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one client, as an ASGI app, until it leaves, may no longer be here, or the service stops.
 
         Raises:
             HTTPException: 403, the page is of another origin or the role does not suffice.
             AuthenticationFailed: The caller cannot be told.
             TemporaryUnavailable: There are too many clients, or callers cannot be told at present.
         """
-        if not (origin_allowed(socket.scope, self._origins) and host_allowed(socket.scope, self._hosts)):
+        socket = WebSocket(scope, receive, send)
+        if not (origin_allowed(scope, self._origins) and host_allowed(scope, self._hosts)):
             raise HTTPException(403, "Pages of another origin may not open this socket")
         principal = await self._gate(socket)
         lasting = await self._is_still(socket, principal, at_first=True)
@@ -91,15 +93,15 @@ class MarketSocket:
         self._count(1)
         try:
             await socket.accept()
-            await self._run(socket, client, principal, lasting=lasting)
+            await self._run(socket, send, client, principal, lasting=lasting)
         finally:
             self._count(-1)
             self._feed.leave(client)
 
-    async def _run(self, socket: WebSocket, client: Client, principal: Principal, *, lasting: bool) -> None:
+    async def _run(self, socket: WebSocket, send: Send, client: Client, principal: Principal, *, lasting: bool) -> None:
         watch = self._until_ended(socket, principal) if lasting else self._clock.sleep(self._ticket_s)
         tasks: dict[str, asyncio.Task[Any]] = {
-            "write": asyncio.create_task(_write(socket, client), name="ws-market-write"),
+            "write": asyncio.create_task(_write(send, client), name="ws-market-write"),
             "read": asyncio.create_task(self._read(socket, client), name="ws-market-read"),
             "watch": asyncio.create_task(_finished(watch), name="ws-market-watch"),
             "over": asyncio.create_task(_finished(self._feed.over.wait()), name="ws-market-over"),
@@ -114,7 +116,7 @@ class MarketSocket:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
         for task in tasks.values():
             failure = None if task.cancelled() else task.exception()
-            if failure is not None and not isinstance(failure, WebSocketDisconnect | RuntimeError):
+            if failure is not None and not isinstance(failure, WebSocketDisconnect | RuntimeError | OSError):
                 raise failure
         if code is not None:
             # Who does not read does not take the goodbye either.
@@ -168,7 +170,8 @@ async def _finished(waiting: Any) -> None:
     await waiting
 
 
-async def _write(socket: WebSocket, client: Client) -> None:
+# By what the server gave: the three calls of the socket made of it look at a state that stays the same.
+async def _write(send: Send, client: Client) -> None:
     while True:
         for message in await client.outbox.take():
-            await socket.send_text(message)
+            await send({"type": "websocket.send", "text": message})

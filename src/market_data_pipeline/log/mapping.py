@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from market_data_core.batch import Instrument, Instruments, SourceBatch
@@ -42,8 +43,8 @@ class InstrumentMap:
                 never be read.
         """
         ids = batch.data.column(0)
-        rows = None if ids.null_count else ids.to_numpy()
-        if rows is None or rows.min() < 0 or rows.max() >= len(batch.instruments):
+        # As unsigned numbers those below 0 are too high as well.
+        if ids.null_count or ids.to_numpy().view(np.uint32).max() >= len(batch.instruments):
             raise SchemaValidationError(
                 f"batch of {batch.kind} from {batch.source_id or 'live source'} names instruments outside its table "
                 f"of {len(batch.instruments)}"

@@ -187,9 +187,10 @@ class LogWriter:
             LogError: The log is closed; nothing was appended.
             SchemaValidationError: What is in the batch could never be read back; nothing was appended.
         """
-        rows, size = batch.data.num_rows, batch.data.nbytes
+        rows = batch.data.num_rows
         if rows == 0:
             return self._next_seq
+        size = pa.ipc.get_record_batch_size(batch.data)
         if size > MAX_BATCH_BYTES or not 0 <= partition <= MAX_PARTITION:
             raise SchemaValidationError(
                 f"batch of {size} bytes for partition {partition} cannot be logged: at most {MAX_BATCH_BYTES} bytes "

@@ -54,7 +54,7 @@ def test_nothing_is_readable_before_it_is_durable(tmp_path, held_disk):
 
 def test_records_become_durable_in_groups(tmp_path):
     """What is appended within the linger time costs one sync, not one each."""
-    log = LogWriter(tmp_path, LogSettings(linger_s=0.5, group_bytes=4_000, reserve_bytes=0))
+    log = LogWriter(tmp_path, LogSettings(linger_s=0.5, group_bytes=12_000, reserve_bytes=0))
     for at in range(100):
         log.append(trades(at, 1), origin=Origin.REPLAY)
     assert log.wait_durable(20, 0.4)
@@ -138,7 +138,7 @@ def test_a_reader_follows_a_writer_in_another_process(tmp_path):
 
 def test_appending_waits_for_no_disk(tmp_path, held_disk):
     """A disk that hangs does not hold up who appends, until memory for it is used up."""
-    log = LogWriter(tmp_path, replace(AT_ONCE, pending_bytes=20_000))
+    log = LogWriter(tmp_path, replace(AT_ONCE, pending_bytes=30_000))
     started = time.monotonic()
     for at in range(20):
         log.append(trades(at, 1), origin=Origin.REPLAY)

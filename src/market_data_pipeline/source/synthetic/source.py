@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -25,7 +24,7 @@ from market_data_pipeline.source.synthetic.draws import key_of
 from market_data_pipeline.source.synthetic.injection import VERSION, Injector
 from market_data_pipeline.source.synthetic.market import MAX_SYMBOLS, PRICE_DECIMALS, SIZE_DECIMALS, Market
 from market_data_pipeline.source.synthetic.schedule import Ints, Mix, Pace, Rate
-from market_data_pipeline.source.synthetic.timeline import RealTimeline, Stretch, Timeline, VirtualTimeline
+from market_data_pipeline.source.synthetic.timeline import Closing, RealTimeline, Stretch, Timeline, VirtualTimeline
 
 VENDOR: Final = "synthetic"
 DEFAULT_SYMBOLS: Final = (
@@ -144,7 +143,7 @@ class SyntheticSource:
         self._position = 0
         self._made: dict[Kind, _Made] = {}
         self._status = "pending"
-        self._closed = asyncio.Event()
+        self._closed = Closing()
         self._timeline = self._new_timeline()
 
     @property
@@ -300,7 +299,7 @@ class SyntheticSource:
         if pace is None or not self._virtual:
             return RealTimeline(
                 clock=self._clock,
-                closed=self._closed,
+                closing=self._closed,
                 rate=pace,
                 most=self._batch_rows,
                 linger_ns=int(self._linger_s * NS_PER_SECOND),
@@ -352,28 +351,33 @@ class SyntheticSource:
     def _data(self, kind: Kind, first: int, end: int, stretch: Stretch) -> pa.RecordBatch:
         made = self._made.get(kind)
         if made is None or first < made.first or end > made.end:
-            made = self._made[kind] = self._make(kind, first, max(end, first + _AHEAD))
-        at, rows = first - made.first, end - first
-        ts_event = stretch.ts_event(made.places[at : at + rows])
-        data = _with_times(made.data.slice(at, rows), "ts_event", ts_event)
-        if stretch.recv_delay_ns is not None:
-            data = _with_times(data, "ts_recv", ts_event + np.int64(stretch.recv_delay_ns))
-        return data
+            made = self._made[kind] = self._make(kind, first, max(end, first + _AHEAD), stretch)
+        elif made.ts_event != stretch.ts_event:
+            made = self._made[kind] = made.timed(stretch)
+        return made.data.slice(first - made.first, end - first)
 
-    def _make(self, kind: Kind, first: int, end: int) -> _Made:
+    def _make(self, kind: Kind, first: int, end: int, stretch: Stretch) -> _Made:
         numbers = np.arange(first, end, dtype=np.int64)
         places = self._mix.places(kind, numbers)
         columns = self._market.quotes(places) if kind is Kind.QUOTES else self._market.trades(places, numbers)
-        return _Made(first, end, places, unlogged(kind, end - first, columns))
+        return _Made(first, end, places, stretch.ts_event, unlogged(kind, end - first, columns)).timed(stretch)
 
 
-# Events of one kind by number, ``[first, end)``, without their times: all that depends on their places alone.
+# Events of one kind by number, ``[first, end)``, with the times that `ts_event` gives their places.
 @dataclass(frozen=True, slots=True)
 class _Made:
     first: int
     end: int
     places: Ints
+    ts_event: Callable[[Ints], Ints]
     data: pa.RecordBatch
+
+    def timed(self, stretch: Stretch) -> _Made:
+        ts_event = stretch.ts_event(self.places)
+        data = _with_times(self.data, "ts_event", ts_event)
+        if stretch.recv_delay_ns is not None:
+            data = _with_times(data, "ts_recv", ts_event + np.int64(stretch.recv_delay_ns))
+        return replace(self, ts_event=stretch.ts_event, data=data)
 
 
 def _with_times(data: pa.RecordBatch, name: str, times: Ints) -> pa.RecordBatch:

@@ -26,7 +26,8 @@ class Stretch:
     """Places ``[begin, end)`` of the schedule that are to be given now.
 
     Attributes:
-        ts_event: Gives the venue's time of places, UTC nanoseconds since the epoch.
+        ts_event: Gives the venue's time of places, UTC nanoseconds since the epoch. It stays the same one for as long
+            as the times of places stay what they were.
         recv_delay_ns: From `ts_event` to `ts_recv`; None where arrival is stamped by whoever takes the events.
     """
 
@@ -34,6 +35,42 @@ class Stretch:
     end: int
     ts_event: Callable[[Ints], Ints]
     recv_delay_ns: int | None
+
+
+class Closing:
+    """Whether a source was closed, and who waits meanwhile. For one event loop."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._sleeping: set[asyncio.Task[None]] = set()
+
+    def is_set(self) -> bool:
+        """Return True once the source was closed."""
+        return self._closed
+
+    def set(self) -> None:
+        """Close, and wake who sleeps; may be called twice."""
+        self._closed = True
+        for task in self._sleeping:
+            task.cancel()
+
+    async def sleep(self, clock: Clock, delay_s: float) -> bool:
+        """Sleep so long by a clock, seconds; returns False, at once, when the source is closed."""
+        if self.is_set():
+            return False
+        # A task of its own can be ended without ending who waits for it.
+        task = asyncio.create_task(clock.sleep(delay_s), name="synthetic source: pace")
+        self._sleeping.add(task)
+        try:
+            await task
+        except asyncio.CancelledError:
+            waiting = asyncio.current_task()
+            if not self.is_set() or (waiting is not None and waiting.cancelling()):
+                raise
+        finally:
+            self._sleeping.discard(task)
+            task.cancel()
+        return not self.is_set()
 
 
 class Timeline(Protocol):
@@ -102,19 +139,20 @@ class RealTimeline:
 
     Args:
         clock: Wall time and waiting.
-        closed: Ends the waiting.
+        closing: Ends the waiting.
         rate: Events per second, or None for as many as are read.
         most: Events in one stretch.
         linger_ns: Least time between two stretches that are not full.
     """
 
-    def __init__(self, *, clock: Clock, closed: asyncio.Event, rate: Pace | None, most: int, linger_ns: int) -> None:
+    def __init__(self, *, clock: Clock, closing: Closing, rate: Pace | None, most: int, linger_ns: int) -> None:
         self._clock = clock
-        self._closed = closed
+        self._closing = closing
         self._rate = rate
         self._most = most
         self._linger_ns = linger_ns
         self._begin: tuple[int, int] | None = None
+        self._times: Callable[[Ints], Ints] | None = None
         self._given_ns = 0
 
     def now_ns(self, place: int) -> int:  # noqa: ARG002  real time passes whether events come or not
@@ -151,7 +189,7 @@ class RealTimeline:
             behind_ns = rate.behind_ns(now_ns - epoch_ns, place - first, MAX_BACKLOG_NS)
             if behind_ns:
                 epoch_ns += behind_ns
-                self._begin = (first, epoch_ns)
+                self._begin, self._times = (first, epoch_ns), None
             due = first + rate.count(now_ns - epoch_ns)
             next_ns = max(epoch_ns + rate.span_ns(place + 1 - first), self._given_ns + self._linger_ns)
             if due > place and (now_ns >= next_ns or due - place >= self._most):
@@ -161,22 +199,16 @@ class RealTimeline:
         end = min(due, place + self._most)
         if end == due:  # the rest of a full stretch follows at once
             self._given_ns = now_ns
+        if self._times is None:
+            self._times = self._times_since(rate, first, epoch_ns)
+        return Stretch(begin=place, end=min(end, limit), ts_event=self._times, recv_delay_ns=None)
 
+    def _times_since(self, rate: Pace, first: int, epoch_ns: int) -> Callable[[Ints], Ints]:
         def times(places: Ints) -> Ints:
             return epoch_ns + rate.times_ns(places + (1 - first))
 
-        return Stretch(begin=place, end=min(end, limit), ts_event=times, recv_delay_ns=None)
+        return times
 
     # False if the source was closed meanwhile: nobody hangs on one that is paced slowly.
     async def _slept(self, delay_s: float) -> bool:
-        sleep = asyncio.create_task(self._clock.sleep(delay_s), name="synthetic source: pace")
-        closing = asyncio.create_task(self._closed.wait(), name="synthetic source: close")
-        try:
-            finished, _ = await asyncio.wait((sleep, closing), return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                task.result()  # a clock that fails is an error, not a reason to ask it again
-            return not self._closed.is_set()
-        finally:
-            for task in (sleep, closing):
-                task.cancel()
-            await asyncio.gather(sleep, closing, return_exceptions=True)
+        return await self._closing.sleep(self._clock, delay_s)
