@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from market_data_core.errors import SourceError
 from market_data_pipeline.source.replay.blocks import Block
@@ -16,11 +17,17 @@ from market_data_pipeline.source.replay.files import Part, PartBytes
 from market_data_pipeline.source.replay.parsers import RAW_CHARS, locate, types_of
 
 _PARQUET_ROWS: Final = 131_072
+_FIRST_ROWS: Final = 8192
 _NAMES: Final = ("symbol", "vendor")  # few of them in many rows: they stay in the dictionary that the file has them in
 
 
-def read_parquet(part: Part, source: PartBytes) -> Iterator[Block]:
+def read_parquet(part: Part, source: PartBytes, *, ahead: bool = True) -> Iterator[Block]:
     """Give the rows of a Parquet file in blocks, from its start.
+
+    Args:
+        part: What to read.
+        source: Its bytes.
+        ahead: Decode what follows meanwhile; False for who wants the first rows alone.
 
     Raises:
         SourceError: The file is damaged or has other columns than its layout says.
@@ -34,7 +41,7 @@ def read_parquet(part: Part, source: PartBytes) -> Iterator[Block]:
         names, rows = file.physical_schema.names, file.metadata.num_rows
     located = locate(part, names)
     wanted = list(dict.fromkeys(names[i] for i in located.values()))
-    batches = _scanned(part, file, wanted)
+    batches = _scanned(part, file, wanted) if ahead else _first(part, handle, wanted, dictionaries)
     while True:
         with _parquet_errors(part):
             batch = next(batches, None)
@@ -52,6 +59,13 @@ def _scanned(part: Part, file: ds.ParquetFileFragment, columns: list[str]) -> It
     with _parquet_errors(part):
         scanner = file.scanner(columns=columns, batch_size=_PARQUET_ROWS, batch_readahead=4, use_threads=True)
         return iter(scanner.to_batches())
+
+
+# A scanner has the whole of the first row groups read and decoded before it gives a row of them.
+def _first(part: Part, handle: IO[bytes], columns: list[str], dictionaries: list[str]) -> Iterator[pa.RecordBatch]:
+    with _parquet_errors(part):
+        file = pq.ParquetFile(handle, pre_buffer=False, read_dictionary=dictionaries)
+        return iter(file.iter_batches(_FIRST_ROWS, columns=columns, use_threads=False))
 
 
 @contextmanager

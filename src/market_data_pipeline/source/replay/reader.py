@@ -67,6 +67,7 @@ class PartReader:
         symbols: Only these, upper-cased; None for all.
         block_bytes: About how much text is held at once.
         counts: What is added to.
+        ahead: Prepare what follows while rows are taken; False for who wants the first ones alone.
 
     Raises:
         SourceError: The file cannot be opened.
@@ -80,8 +81,10 @@ class PartReader:
         symbols: Collection[str] | None,
         block_bytes: int,
         counts: Counts,
+        ahead: bool = True,
     ) -> None:
         self.part = part
+        self._ahead = ahead
         self.rows = 0
         self._instruments = instruments
         self._counts = counts
@@ -223,7 +226,7 @@ class PartReader:
 
     def _blocks(self, block_bytes: int) -> Iterator[Block]:
         if self.part.format is Format.PARQUET:
-            yield from read_parquet(self.part, self._source)
+            yield from read_parquet(self.part, self._source, ahead=self._ahead)
             return
         if not self.part.sections:
             yield from read_text(self.part, self._source, block_bytes=block_bytes)
@@ -282,6 +285,7 @@ def first_time(part: Part) -> int:
         symbols=None,
         block_bytes=_PEEK_BYTES,
         counts=Counts(),
+        ahead=False,
     )
     try:
         chunk = reader.next_chunk()
