@@ -158,6 +158,13 @@ def running(kind: str, folder: Path, **settings: Any) -> Iterator[str]:
             process.wait()
 
 
+@contextlib.contextmanager
+def flowing(folder: Path) -> Iterator[str]:
+    """Run the whole service with `RATE` events/s flowing through it, for others to stand beside; gives its address."""
+    with running("service", folder, PROVIDER_RATE=RATE, LOG_LEVEL="WARNING") as place:
+        yield place
+
+
 def events(place: str) -> int:
     """Return how many events a service has received, by its ``/status``."""
     status = httpx.get(f"http://{place}/status", trust_env=False, timeout=10).json()
