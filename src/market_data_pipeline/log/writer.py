@@ -37,6 +37,7 @@ LOG = logging.getLogger(__name__)
 MAX_BATCH_BYTES: Final = 1 << 31
 MAX_PARTITION: Final = (1 << 16) - 1
 _RESERVED: Final = frozenset({"a", "s", "o"})
+_LOOK_S: Final = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,6 +112,9 @@ class LogWriter:
         self._segment: Path | None = None
         self._segment_first = self._segment_size = 0
         self._broken = False
+        # What the disk had free, less what was written since, and when it was looked.
+        self._free = 0
+        self._looked_s = float("-inf")
         self.status = WriterStatus()
         try:
             disk.make_dirs(folder)
@@ -453,7 +457,11 @@ class LogWriter:
 
     def _refuse_if_full(self, size: int, first_seq: int) -> None:
         settings = self._settings
-        free = shutil.disk_usage(self._folder).free
+        # The less is asked of the system for each group, the less it takes of others' time: each answer is waited for.
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= _LOOK_S or self._free - size < settings.reserve_bytes:
+            self._free, self._looked_s = shutil.disk_usage(self._folder).free, now_s
+        free = self._free
         if settings.max_bytes is not None and self.status.size_bytes + size > settings.max_bytes:
             reason = f"the log holds {self.status.size_bytes} of at most {settings.max_bytes} bytes"
         elif free - size < settings.reserve_bytes:
@@ -483,6 +491,7 @@ class LogWriter:
         reached(Step.LOG_SYNC_AFTER)
 
     def _grown(self, size_bytes: int) -> None:
+        self._free -= size_bytes
         self._segment_size += size_bytes
         with self._condition:
             self.status.size_bytes += size_bytes
