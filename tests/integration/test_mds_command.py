@@ -27,7 +27,7 @@ from support.service import eventually
 COMMANDS = shlex.split(
     "ping health schema-version migrate tables coverage latest-prices write-bar write-fundamental write-news "
     "write-option ingest-ndjson ingest-ndjson-async dump dump-ndjson dump-ndjson-async restore restore-async copy "
-    "enqueue-job"
+    "archive enqueue-job"
 )
 START_NS = 1_704_205_800_000_000_000
 NASTY = "O'Brien'); DROP TABLE mds.bars; --"

@@ -8,14 +8,16 @@ from market_data_store.postgres.schema import migrate, schema_version
 from market_data_store.postgres.store import PostgresStore
 from market_data_store.postgres.store_async import AsyncPostgresStore
 from market_data_store.postgres.table import PostgresTable
-from market_data_store.postgres.timescale import timescale_version
+from market_data_store.postgres.timescale import Archived, archive, timescale_version
 
 __all__ = [
     "TABLES",
+    "Archived",
     "AsyncPostgresStore",
     "PostgresStore",
     "PostgresTable",
     "TableSpec",
+    "archive",
     "migrate",
     "register_tenant",
     "retain",

@@ -48,6 +48,16 @@ class TableSpec:
         return f"{self.name}_versions" if self.key else self.name
 
     @property
+    def archivable(self) -> bool:
+        """Whether closed days can be archived: rows are events, in partitions of a day by the time of the event."""
+        return not self.key and self.unit == "day" and self.dated_by == "ts_event"
+
+    @property
+    def relation(self) -> str:
+        """The relation to read rows from, archived ones too; of a keyed table it has the current versions."""
+        return f"{self.name}_all" if self.archivable else self.name
+
+    @property
     def values(self) -> tuple[str, ...]:
         """Columns of a keyed table in which two versions have to differ to be two."""
         return tuple(n for n in self.rows_schema.names if n not in _ABOUT and n not in self.key)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from psycopg.sql import SQL
 
 from market_data_core.schemas import Kind
-from market_data_store.postgres.declarations import TableSpec
+from market_data_store.postgres.declarations import TABLES, TableSpec
 from market_data_store.postgres.encode import shown
 from market_data_store.postgres.queries import QUERIES, query
 from market_data_store.postgres.talk import Execute, Talk
@@ -97,7 +97,9 @@ def asking_prices(symbols: Sequence[str], *, vendor: str | None, noted: Noted) -
 @cache
 def _looking(name: str, table: str, *, by_index: bool) -> bytes:
     _, price = _PRICES[table]
-    return query(name, table=table, price=price, same=_SAME if by_index else _SAME_OR_NULL).as_bytes(None)
+    return query(
+        name, relation=TABLES[table].relation, price=price, same=_SAME if by_index else _SAME_OR_NULL
+    ).as_bytes(None)
 
 
 # Those that the index knows by name, and the others.

@@ -69,6 +69,11 @@ def read_migrations() -> list[Migration]:
     return sorted(steps, key=lambda step: (step.version, step.phase == "post"))
 
 
+def archive_sql() -> LiteralString:
+    """Return what makes the archive, in a database that has TimescaleDB and the schema."""
+    return _text("timescale.sql")
+
+
 def schema_sql() -> LiteralString:
     """Return the whole schema as it is after the last migration."""
     return _text("schema.sql")

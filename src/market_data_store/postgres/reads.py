@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import psycopg
 import pyarrow as pa
-from psycopg.sql import SQL, Composable, Composed, Identifier, Placeholder
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal, Placeholder
 
 from market_data_core.errors import ConfigurationError
 from market_data_store.backend import END_OF_TIME_NS, START_OF_TIME_NS, Wanted
 from market_data_store.postgres.connect import Connection, Connections
-from market_data_store.postgres.declarations import TABLES, TableSpec
+from market_data_store.postgres.declarations import DAY_NS, TABLES, TableSpec
 from market_data_store.postgres.encode import shown
 from market_data_store.postgres.prices import Noted, asking_prices
 from market_data_store.postgres.queries import QUERIES, query
@@ -65,12 +65,13 @@ class Reads:
 
     def _stream(self, spec: TableSpec, wanted: Wanted, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
         order = SQL("{}, {}").format(_DAY, _names(spec)) if spec.key else _DAY
-        # A partition of a day needs no order.
-        by_day = spec.unit == "day" and spec.dated_by == "ts_event" and not spec.key
         with self._connections.lend(f"streaming table {spec.name}") as connection, connection.transaction():
-            connection.execute(QUERIES["one_moment"])
+            # The lock comes before the moment; see `_held`.
+            moment = query("one_moment_of", table=spec.name) if spec.archivable else QUERIES["one_moment"]
+            connection.execute(moment)
             for part in self._parts(connection, spec, wanted):
-                statement, values = select(spec, part, schema.names, order=None if by_day else order)
+                # A day of events needs no order.
+                statement, values = select(spec, part, schema.names, order=None if spec.archivable else order)
                 for batch in _batches(connection, statement, values, schema, batch_rows):
                     yield from batch.to_batches()
 
@@ -79,10 +80,14 @@ class Reads:
         if spec.unit is None or spec.dated_by != "ts_event":
             return [wanted]
         names = [str(row[0]) for row in connection.execute(QUERIES["partitions_of"], (spec.name,))]
-        months = sorted({m[1] + m[2] + (m[3] or "") for n in names if (m := _NUMBER.search(n)) is not None})
+        found = {m[1] + m[2] + (m[3] or "") for n in names if (m := _NUMBER.search(n)) is not None}
+        if spec.archivable:
+            bounds = (max(wanted.start_ns - DAY_NS, START_OF_TIME_NS), wanted.end_ns)
+            days: list[Any] = connection.execute(QUERIES["archived_dates"], (spec.name, *bounds)).fetchall()
+            found |= {spec.partition_of(day_ns) for (day_ns,) in days}
         parts = []
-        for month in months:
-            first_ns, end_ns = spec.bounds_of(month)
+        for part in sorted(found):
+            first_ns, end_ns = spec.bounds_of(part)
             start_ns = max(wanted.start_ns, first_ns)
             end_ns = min(wanted.end_ns, end_ns)
             if start_ns < end_ns or (end_ns == END_OF_TIME_NS and start_ns == end_ns):
@@ -95,7 +100,14 @@ class Reads:
         if spec.key and wanted.as_of_ns is not None:
             where = SQL("{} AND {}").format(where, SQL("coalesce(ts_known, ts_recv) <= %(as_of_ns)s"))
             values["as_of_ns"] = wanted.as_of_ns
-        statement = query("coverage", relation=spec.versions, where=where, day=_DAY)
+        if spec.archivable and _is_of_whole_days(wanted):
+            days_where, _ = _where(spec, wanted, time="day")
+            named = SQL("{} = {}").format(Identifier("table_name"), Literal(spec.name))
+            days_where = SQL("{} AND {}").format(named, days_where)
+            statement = query("coverage_with_archive", table=spec.name, where=where, days_where=days_where, day=_DAY)
+        else:
+            relation = spec.versions if spec.key else spec.relation
+            statement = query("coverage", held=_held(spec), relation=relation, where=where, day=_DAY)
         return self.table(f"counting table {spec.name}", statement, values, COVERAGE_SCHEMA)
 
     def latest_prices(self, symbols: Sequence[str], *, vendor: str | None) -> pa.Table:
@@ -173,25 +185,39 @@ def select(
     if below_seq is not None:
         where = SQL("{} AND seq < %(below_seq)s").format(where)
         values["below_seq"] = below_seq
-    source: Composable = Identifier("mds", spec.name)
+    source: Composable = Identifier("mds", spec.relation)
     if spec.key and (wanted.versions or wanted.as_of_ns is not None):
         source = Identifier("mds", spec.versions)
         if wanted.as_of_ns is not None:
             values["as_of_ns"] = wanted.as_of_ns
             form = "known" if wanted.versions else "newest_known"
             source = query(form, versions=source, key=_names(spec, versions=False))
-    statement = query("select", columns=columns, source=source, where=where, order=order or SQL("1 - 1"))
+    held = _held(spec)
+    statement = query("select", held=held, columns=columns, source=source, where=where, order=order or SQL("1 - 1"))
     return statement, values
 
 
-def _where(spec: TableSpec, wanted: Wanted) -> tuple[Composable, dict[str, Any]]:
+# Rows are archived while their table is locked. A cursor takes its snapshot before it locks what lies below a view, so
+# with a view alone it would wait with one that shows the rows neither here nor there; what the statement itself names
+# is locked when it is parsed. Nothing else comes of naming it: nobody asks for its rows there.
+def _held(spec: TableSpec) -> Composable:
+    return query("held", table=spec.name) if spec.archivable else SQL("")
+
+
+# Whether the archive's counts by day and instrument are enough to answer it.
+def _is_of_whole_days(wanted: Wanted) -> bool:
+    bounds = (wanted.start_ns, START_OF_TIME_NS), (wanted.end_ns, END_OF_TIME_NS)
+    return not wanted.equal and all(ts_ns == none or ts_ns % DAY_NS == 0 for ts_ns, none in bounds)
+
+
+def _where(spec: TableSpec, wanted: Wanted, *, time: str = "ts_event") -> tuple[Composable, dict[str, Any]]:
     terms: list[Composable] = []
     values: dict[str, Any] = {}
     if wanted.start_ns > START_OF_TIME_NS:
-        terms.append(SQL("ts_event >= %(start_ns)s"))
+        terms.append(SQL("{} >= %(start_ns)s").format(Identifier(time)))
         values["start_ns"] = wanted.start_ns
     if wanted.end_ns < END_OF_TIME_NS:
-        terms.append(SQL("ts_event < %(end_ns)s"))
+        terms.append(SQL("{} < %(end_ns)s").format(Identifier(time)))
         values["end_ns"] = wanted.end_ns
     if wanted.vendor is not None:
         terms.append(SQL("vendor = %(vendor)s"))

@@ -18,6 +18,7 @@ from market_data_core.errors import ConfigurationError
 from market_data_store.postgres.connect import connect
 from market_data_store.postgres.errors import translated
 from market_data_store.postgres.queries import QUERIES, Migration, read_migrations
+from market_data_store.postgres.timescale import make_archive
 
 _OLDEST_SERVER: Final = 150_000  # views that check rights of the caller, nulls that are equal in a key
 
@@ -60,7 +61,9 @@ def check_version(dsn: str) -> bool:
 def migrate(dsn: str, *, phase: Literal["all", "pre", "post"] = "all") -> int:
     """Bring a database to the schema of this version of the platform and return the version it has then.
 
-    All missing steps are one transaction. Safe to call by several processes at once, and again.
+    All missing steps are one transaction. Safe to call by several processes at once, and again. Where TimescaleDB is
+    installed in the database the archive of closed days is made too, now or by the first call after it was installed;
+    see `market_data_store.postgres.timescale`.
 
     Args:
         dsn: Of a role that may make schemas and roles, or that owns what is there.
@@ -87,6 +90,7 @@ def migrate(dsn: str, *, phase: Literal["all", "pre", "post"] = "all") -> int:
         for step in steps:
             connection.execute(step.sql)
             connection.execute(QUERIES["version_add"], (step.version, step.name))
+        make_archive(connection)
         return version_of(_applied(connection))
 
 

@@ -102,8 +102,8 @@ class PostgresStore:
         """Return how the server is, by a connection made for it, so that it is told before the schema is made too.
 
         Returns:
-            ``backend``, ``version`` of the server, ``schema_version``, ``latency_ms`` of one round trip, and
-            ``timescaledb``, the extension's version or None.
+            ``backend``, ``version`` of the server, ``schema_version``, ``latency_ms`` of one round trip,
+            ``timescaledb``, the extension's version or None, and ``archive``, whether closed days can be archived.
 
         Raises:
             TemporaryUnavailable: The server is away.
@@ -328,11 +328,12 @@ class PostgresStore:
 
 def health_of(found: Sequence[object] | None, *, schema_version: int, latency_ms: float) -> dict[str, Any]:
     """Return what `PostgresStore.health` says, of the server's answer to the statement ``health``."""
-    version, timescale = found if found is not None else (None, None)
+    version, timescale, archive = found if found is not None else (None, None, False)
     return {
         "backend": "postgresql",
         "version": version,
         "schema_version": schema_version,
         "latency_ms": latency_ms,
         "timescaledb": timescale,
+        "archive": archive,
     }

@@ -8,7 +8,7 @@ time exponential in their depth (18 levels: 15 s), which a child's limits end an
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, NoReturn
 
@@ -91,6 +91,23 @@ def parse_statement(sql: str, *, tables: Collection[str]) -> Statement:
     if again != statement:
         raise ValidationError("the query cannot be read without doubt; write it in full", "query_refused")
     return statement
+
+
+def reading(statement: Statement, relations: Mapping[str, str]) -> str:
+    """Return the text of a checked SELECT that reads other relations in the place of tables, by the tables' names.
+
+    Args:
+        statement: As `parse_statement` gives it.
+        relations: By the name of a table, what is read instead.
+    """
+    root = _only_statement(statement.sql)
+    # No WITH has the name of a table, so each of these is the table.
+    for table in root.find_all(exp.Table):
+        if isinstance(table.this, exp.Identifier) and (name := table.name) in relations:
+            if not table.alias:
+                table.set("alias", exp.TableAlias(this=exp.to_identifier(name, quoted=True)))
+            table.set("this", exp.to_identifier(relations[name], quoted=True))
+    return _write(root)
 
 
 def _parsed(sql: str, tables: Collection[str]) -> Statement:

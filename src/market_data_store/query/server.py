@@ -4,6 +4,8 @@ It is parsed, checked and written anew as for the embedded lake (`parse`), in a 
 take long. Then it runs as the application role with the tenant set, to which row level security shows the rows of that
 tenant alone. Whoever may call ``set_config`` could set another: what a query may call is a list, and that is not on it,
 nor is anything that runs a text as SQL or reads a file.
+
+Where days were archived, the name of a table stands for all its rows, archived ones too.
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ from typing import Any, Final
 
 import psycopg
 import pyarrow as pa
+from psycopg.sql import SQL, Identifier
 
 from market_data_core.errors import MarketDataError, TemporaryUnavailable, ValidationError
 from market_data_store.postgres.connect import Connection, connect
 from market_data_store.postgres.declarations import TABLES
 from market_data_store.postgres.errors import translate
-from market_data_store.postgres.queries import QUERIES
+from market_data_store.postgres.queries import QUERIES, query
 from market_data_store.query.limits import QueryLimits, QueryResult, limit_reached
-from market_data_store.query.parse import Statement, parse_statement
+from market_data_store.query.parse import Statement, parse_statement, reading
 from market_data_store.query.runner import run_query
 
 TABLE_NAMES: Final = tuple(
@@ -32,6 +35,8 @@ TABLE_NAMES: Final = tuple(
 )
 """What a query may read; ``bars_revisions`` is what the embedded lake calls ``bars_versions``."""
 
+_OF_ALL: Final = frozenset({"latest_prices", "data_freshness"})
+_RELATIONS: Final = {name: spec.relation for name, spec in TABLES.items() if spec.archivable}
 _FETCH_ROWS: Final = 2048
 _NUMERIC: Final = 1700
 _TYPES: Final[dict[int, pa.DataType]] = {
@@ -96,10 +101,11 @@ def ask(dsn: str, tenant: str, sql: str, *, limits: QueryLimits) -> pa.Table:
             connection.execute(QUERIES["role"])
             connection.execute(QUERIES["tenant_set"], (tenant,))
             connection.execute(QUERIES["query_settings"], (str(max(1, round(limits.timeout_s * 1000))),))
+            has_archive = _hold(connection, statement)
         except psycopg.Error as exc:
             raise _unfit(exc) from exc
         try:
-            return _rows(connection, statement, limits)
+            return _rows(connection, statement, limits, has_archive=has_archive)
         except psycopg.Error as exc:
             raise _failed(exc, limits) from exc
 
@@ -119,13 +125,27 @@ def _failed(exc: psycopg.Error, limits: QueryLimits) -> MarketDataError:
     return ValidationError(f"the query failed: {message}", "query_failed", {"sqlstate": exc.sqlstate})
 
 
-def _rows(connection: Connection, statement: Statement, limits: QueryLimits) -> pa.Table:
+# Rows move into the archive while their table is locked, so it is locked for reading before the query's cursor takes
+# its snapshot. Returns whether some of its tables have an archive.
+def _hold(connection: Connection, statement: Statement) -> bool:
+    everything = not _OF_ALL.isdisjoint(statement.tables)
+    names = [name for name in _RELATIONS if everything or name in statement.tables]
+    if not names:
+        return False
+    tables = SQL(", ").join(SQL("ONLY mds.{}").format(Identifier(name)) for name in names)
+    connection.execute(query("lock_for_reading", tables=tables))
+    found = connection.execute(QUERIES["archive_known"]).fetchone()
+    return found is not None and bool(found[0])
+
+
+def _rows(connection: Connection, statement: Statement, limits: QueryLimits, *, has_archive: bool) -> pa.Table:
     if statement.kind == "describe":
         found = connection.execute(QUERIES["query_describe"], (statement.tables[0],))
         return _Columns(found).table([found.fetchall()])
     with connection.cursor(name="query") as cursor:
         cursor.itersize = _FETCH_ROWS
-        cursor.execute(statement.sql.encode())
+        sql = reading(statement, _RELATIONS) if has_archive else statement.sql
+        cursor.execute(sql.encode())
         columns = _Columns(cursor)
         return columns.table(_chunks(cursor, columns, limits))
 

@@ -100,12 +100,13 @@ def migrate(
     """
     with opened(dsn, tenant_id) as backend:
         before = backend.schema_version()
-        if phase is Phase.ALL:
-            backend.open()
-        elif dsn is not None and is_postgres(dsn):
+        if dsn is not None and is_postgres(dsn):
             from market_data_store.postgres import migrate as take_steps  # noqa: PLC0415  needs the driver
 
-            take_steps(dsn, phase="pre" if phase is Phase.PRE else "post")
+            # Also where the schema is of this version: TimescaleDB may have been installed since.
+            take_steps(dsn, phase=phase.value)
+        elif phase is Phase.ALL:
+            backend.open()
         else:
             raise ConfigurationError(f"--phase {phase}: only PostgreSQL is migrated in two phases; leave it out")
         after = backend.schema_version()

@@ -11,7 +11,7 @@ import typer
 
 from market_data_core import __version__
 from market_data_core.errors import ConfigurationError, MarketDataError
-from mds_client.cli import asking, moving, writing
+from mds_client.cli import asking, keeping, moving, writing
 from mds_client.cli.output import ERR, FAILURE, WRONG_USE, say
 
 
@@ -52,6 +52,7 @@ app.command("dump-ndjson-async")(moving.dump_ndjson_async)
 app.command("restore")(moving.restore)
 app.command("restore-async")(moving.restore_async)
 app.command("copy")(moving.copy)
+app.command("archive")(keeping.archive)
 app.command("enqueue-job")(writing.enqueue_job)
 
 

@@ -309,7 +309,7 @@ def test_an_owner_that_is_no_superuser_migrates_what_is_there(server):
                         " VALUES (%s, 'v', 'A', %s, 0, 0, %s)",
                         (tenant, ts_ns, int(relation == "bars")),
                     )
-    assert migrate(owned, phase="pre") == read_migrations()[-1].version
+    assert migrate(owned) == read_migrations()[-1].version
     made = register_tenant(owned, "acme")
     for tenant in (str(made), "other"):
         with PostgresStore(owned, tenant) as store:

@@ -49,10 +49,71 @@ SELECT column_name::text, data_type::text, is_nullable::text
 FROM information_schema.columns WHERE table_schema = 'mds' AND table_name = %s ORDER BY ordinal_position
 
 -- name: health
-SELECT current_setting('server_version'), (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb')
+SELECT current_setting('server_version'),
+    (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'),
+    EXISTS (
+        SELECT FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'mds_archive'
+        WHERE c.relname = 'stale_days'
+    )
+
+-- name: archive_known
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'mds_archive'
+    WHERE c.relname = 'stale_days'
+)
 
 -- name: timescale
-SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'
+SELECT extversion, current_setting('timescaledb.license', true)
+FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'
+
+-- name: archive_possible
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'mds'
+    WHERE c.relname = 'archived_days'
+)
+
+-- name: archive_owner
+SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.pg_get_userbyid(c.relowner)
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'mds_archive'
+WHERE c.relname = 'stale_days'
+
+-- name: archive_settings
+SELECT set_config('lock_timeout', '5s', false), set_config('search_path', quote_ident(n.nspname) || ', pg_temp', false)
+FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+WHERE e.extname = 'timescaledb'
+
+-- name: archive_alone
+SELECT pg_advisory_lock(hashtextextended('mds.archive', 0))
+
+-- name: archive_incoming
+SELECT c.relname
+FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relname = %s || '_incoming'
+JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'mds_archive'
+ORDER BY c.relname
+
+-- name: archive_take
+SELECT mds_archive.take(%s, %s)
+
+-- name: archive_settle
+SELECT moved, bytes_before, bytes_after FROM mds_archive.settle(%s, %s)
+
+-- name: archive_stale
+SELECT day FROM mds_archive.stale_days WHERE table_name = %s ORDER BY day
+
+-- name: archive_aggregate
+CALL refresh_continuous_aggregate({aggregate}, {first_ns}::bigint, {end_ns}::bigint)
+
+-- name: archive_aggregated
+DELETE FROM mds_archive.stale_days WHERE table_name = %s AND day = %s
+
+-- name: archived_dates
+SELECT DISTINCT day FROM mds.archived_days WHERE table_name = %s AND day >= %s AND day < %s
 
 -- name: tenant_register
 SELECT mds.register_tenant(%s)
@@ -150,6 +211,13 @@ WHERE turn = {turn} AND NOT EXISTS (
 -- name: one_moment
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
 
+-- name: one_moment_of
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+LOCK TABLE ONLY mds.{table} IN ACCESS SHARE MODE
+
+-- name: lock_for_reading
+LOCK TABLE {tables} IN ACCESS SHARE MODE
+
 -- name: partitions_of
 SELECT c.relname
 FROM pg_catalog.pg_inherits i
@@ -157,8 +225,11 @@ JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
 JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relname = %s
 JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'mds'
 
+-- name: held
+WITH held AS (SELECT FROM mds.{table})
+
 -- name: select
-SELECT {columns} FROM {source} t WHERE {where} ORDER BY {order}
+{held} SELECT {columns} FROM {source} t WHERE {where} ORDER BY {order}
 
 -- name: known
 (SELECT * FROM {versions} WHERE coalesce(ts_known, ts_recv) <= %(as_of_ns)s)
@@ -170,11 +241,23 @@ SELECT {columns} FROM {source} t WHERE {where} ORDER BY {order}
 )
 
 -- name: coverage
-SELECT vendor, symbol, to_char(date '1970-01-01' + (day)::int, 'YYYY-MM-DD'), rows, first_ts, last_ts
+{held} SELECT vendor, symbol, to_char(date '1970-01-01' + (day)::int, 'YYYY-MM-DD'), rows, first_ts, last_ts
 FROM (
     SELECT vendor, symbol, {day} AS day, count(*) AS rows, min(ts_event) AS first_ts, max(ts_event) AS last_ts
     FROM mds.{relation} WHERE {where} GROUP BY 1, 2, 3
 ) counted
+ORDER BY vendor, symbol, day
+
+-- name: coverage_with_archive
+SELECT vendor, symbol, to_char(date '1970-01-01' + day::int, 'YYYY-MM-DD'), sum(rows)::bigint, min(first_ts), max(last_ts)
+FROM (
+    SELECT vendor, symbol, {day} AS day, count(*) AS rows, min(ts_event) AS first_ts, max(ts_event) AS last_ts
+    FROM mds.{table} WHERE {where} GROUP BY 1, 2, 3
+    UNION ALL
+    SELECT vendor, symbol, day / 86400000000000, rows, first_ts, last_ts
+    FROM mds.archived_days WHERE {days_where}
+) counted
+GROUP BY vendor, symbol, day
 ORDER BY vendor, symbol, day
 
 -- name: last_priced_known
@@ -199,7 +282,7 @@ WHERE (%(symbols)s::text[] IS NULL OR symbol = ANY(%(symbols)s::text[]))
 SELECT wanted.vendor, wanted.symbol, found.price, found.ts_event
 FROM unnest(%(vendors)s::text[], %(symbols)s::text[], %(times)s::bigint[]) AS wanted (vendor, symbol, ts_event)
 CROSS JOIN LATERAL (
-    SELECT {price} AS price, ts_event FROM mds.{table} t
+    SELECT {price} AS price, ts_event FROM mds.{relation} t
     WHERE ts_event = wanted.ts_event AND ts_event BETWEEN %(first_ns)s AND %(last_ns)s
         AND {same} AND ({price}) IS NOT NULL
     ORDER BY seq DESC LIMIT 1
@@ -209,7 +292,7 @@ CROSS JOIN LATERAL (
 SELECT wanted.vendor, wanted.symbol, found.price, found.ts_event
 FROM unnest(%(vendors)s::text[], %(symbols)s::text[], %(times)s::bigint[]) AS wanted (vendor, symbol, ts_event)
 CROSS JOIN LATERAL (
-    SELECT {price} AS price, ts_event FROM mds.{table} t
+    SELECT {price} AS price, ts_event FROM mds.{relation} t
     WHERE ts_event < wanted.ts_event AND {same} AND ({price}) IS NOT NULL
     ORDER BY ts_event DESC, seq DESC LIMIT 1
 ) found

@@ -486,8 +486,8 @@ BEGIN
 END
 $$;
 
--- Drop the partitions of a table, of all tenants, that lie before a time as a whole, and former versions with them.
--- Who still reads them is waited for, but not so long that others have to queue behind us.
+-- Drop the partitions of a table, of all tenants, that lie before a time as a whole, and former versions and archived
+-- days with them. Who still reads them is waited for, but not so long that others have to queue behind us.
 CREATE FUNCTION mds.drop_partitions(parent text, before_ns bigint) RETURNS SETOF text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -498,12 +498,20 @@ DECLARE
     unit CONSTANT text := mds.partition_unit(parent);
     form CONSTANT text := CASE unit WHEN 'month' THEN 'YYYYMM' ELSE 'YYYYMMDD' END;
     child text;
+    archived CONSTANT boolean := EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'mds_archive' AND c.relname = parent
+    );
 BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = 'mds' AND c.relname = parent AND c.relkind = 'p'
     ) THEN
         RAISE undefined_table USING MESSAGE = format('no partitioned table mds.%s', parent);
+    END IF;
+    IF archived THEN
+        -- Before the table is locked: who archives has this first, too.
+        PERFORM pg_advisory_xact_lock(hashtextextended('mds.archive', 0));
     END IF;
     FOR child IN
         SELECT c.relname
@@ -520,6 +528,9 @@ BEGIN
             RETURN NEXT child;
         END IF;
     END LOOP;
+    IF archived THEN
+        RETURN QUERY EXECUTE 'SELECT mds_archive.drop_days($1, $2)' USING parent, before_ns;
+    END IF;
 END
 $$;
 
@@ -630,6 +641,40 @@ CREATE VIEW mds.corporate_actions_versions WITH (security_invoker = true) AS
     UNION ALL
     SELECT * FROM mds.corporate_actions_superseded;
 
+-- The tenant's rows that were archived.
+CREATE VIEW mds.quotes_archived WITH (security_invoker = true) AS
+    SELECT * FROM mds.quotes WHERE false;
+CREATE VIEW mds.trades_archived WITH (security_invoker = true) AS
+    SELECT * FROM mds.trades WHERE false;
+CREATE VIEW mds.depth_archived WITH (security_invoker = true) AS
+    SELECT * FROM mds.depth WHERE false;
+CREATE VIEW mds.options_archived WITH (security_invoker = true) AS
+    SELECT * FROM mds.options WHERE false;
+CREATE VIEW mds.taq_archived WITH (security_invoker = true) AS
+    SELECT * FROM mds.taq WHERE false;
+CREATE VIEW mds.analytics_archived WITH (security_invoker = true) AS
+    SELECT * FROM mds.analytics WHERE false;
+
+-- All rows, wherever they lie. Where there is no archive these are the tables themselves: with a UNION, though of
+-- nothing, the server would merge days that it can as well read one after the other.
+CREATE VIEW mds.quotes_all WITH (security_invoker = true) AS SELECT * FROM mds.quotes;
+CREATE VIEW mds.trades_all WITH (security_invoker = true) AS SELECT * FROM mds.trades;
+CREATE VIEW mds.depth_all WITH (security_invoker = true) AS SELECT * FROM mds.depth;
+CREATE VIEW mds.options_all WITH (security_invoker = true) AS SELECT * FROM mds.options;
+CREATE VIEW mds.taq_all WITH (security_invoker = true) AS SELECT * FROM mds.taq;
+CREATE VIEW mds.analytics_all WITH (security_invoker = true) AS SELECT * FROM mds.analytics;
+
+-- Which days lie in the archive: how many rows of an instrument, and from when to when. `day` is its start, all are
+-- nanoseconds.
+CREATE VIEW mds.archived_days WITH (security_invoker = true) AS
+    SELECT tenant_id, table_name, vendor, symbol, ts_event AS day, ts_event AS rows, ts_event AS first_ts,
+        ts_event AS last_ts
+    FROM mds.last_priced WHERE false;
+
+GRANT SELECT ON mds.quotes_archived, mds.trades_archived, mds.depth_archived, mds.options_archived, mds.taq_archived,
+    mds.analytics_archived, mds.quotes_all, mds.trades_all, mds.depth_all, mds.options_all, mds.taq_all,
+    mds.analytics_all, mds.archived_days TO mds_app;
+
 -- Of each instrument the last trade; the middle of the last two-sided quote where there never was a trade, the last
 -- close where there was neither. price_timestamp is ts_event in nanoseconds; for a bar, its start.
 CREATE VIEW mds.latest_prices WITH (security_invoker = true) AS
@@ -637,11 +682,11 @@ CREATE VIEW mds.latest_prices WITH (security_invoker = true) AS
         tenant_id, vendor, symbol, price, price_timestamp
     FROM (
         SELECT tenant_id, vendor, symbol, price, ts_event AS price_timestamp, 0 AS rank, seq
-        FROM mds.trades
+        FROM mds.trades_all
         WHERE price IS NOT NULL
         UNION ALL
         SELECT tenant_id, vendor, symbol, (bid_price + ask_price) / 2, ts_event, 1, seq
-        FROM mds.quotes
+        FROM mds.quotes_all
         WHERE bid_price IS NOT NULL AND ask_price IS NOT NULL
         UNION ALL
         SELECT tenant_id, vendor, symbol, close, ts_event, 2, seq
@@ -653,19 +698,19 @@ CREATE VIEW mds.latest_prices WITH (security_invoker = true) AS
 -- How far each table reaches, by vendor and symbol.
 CREATE VIEW mds.data_freshness WITH (security_invoker = true) AS
     SELECT tenant_id, 'quotes' AS table_name, vendor, symbol, max(ts_event) AS ts_event, max(ts_recv) AS ts_recv
-    FROM mds.quotes GROUP BY tenant_id, vendor, symbol
+    FROM mds.quotes_all GROUP BY tenant_id, vendor, symbol
     UNION ALL
     SELECT tenant_id, 'trades', vendor, symbol, max(ts_event), max(ts_recv)
-    FROM mds.trades GROUP BY tenant_id, vendor, symbol
+    FROM mds.trades_all GROUP BY tenant_id, vendor, symbol
     UNION ALL
     SELECT tenant_id, 'bars', vendor, symbol, max(ts_event), max(ts_recv)
     FROM mds.bars GROUP BY tenant_id, vendor, symbol
     UNION ALL
     SELECT tenant_id, 'depth', vendor, symbol, max(ts_event), max(ts_recv)
-    FROM mds.depth GROUP BY tenant_id, vendor, symbol
+    FROM mds.depth_all GROUP BY tenant_id, vendor, symbol
     UNION ALL
     SELECT tenant_id, 'options', vendor, symbol, max(ts_event), max(ts_recv)
-    FROM mds.options GROUP BY tenant_id, vendor, symbol
+    FROM mds.options_all GROUP BY tenant_id, vendor, symbol
     UNION ALL
     SELECT tenant_id, 'definitions', vendor, symbol, max(ts_event), max(ts_recv)
     FROM mds.definitions GROUP BY tenant_id, vendor, symbol
@@ -674,10 +719,10 @@ CREATE VIEW mds.data_freshness WITH (security_invoker = true) AS
     FROM mds.status GROUP BY tenant_id, vendor, symbol
     UNION ALL
     SELECT tenant_id, 'taq', vendor, symbol, max(ts_event), max(ts_recv)
-    FROM mds.taq GROUP BY tenant_id, vendor, symbol
+    FROM mds.taq_all GROUP BY tenant_id, vendor, symbol
     UNION ALL
     SELECT tenant_id, 'analytics', vendor, symbol, max(ts_event), max(ts_recv)
-    FROM mds.analytics GROUP BY tenant_id, vendor, symbol
+    FROM mds.analytics_all GROUP BY tenant_id, vendor, symbol
     UNION ALL
     SELECT tenant_id, 'quarantine', vendor, symbol, max(ts_event), max(ts_recv)
     FROM mds.quarantine GROUP BY tenant_id, vendor, symbol
