@@ -34,13 +34,14 @@ _UPSERT = query(
 )
 _WINDOW = query(
     "select",
+    held=SQL(""),
     columns=_COLUMNS,
     source=SQL("mds.bars"),
     where=SQL("ts_event >= %s AND ts_event < %s AND vendor = 'bench' AND symbol = %s AND \"interval\" = '1m'"),
     order=SQL("ts_event"),
 )
 _SAME = SQL("vendor = wanted.vendor AND symbol = wanted.symbol")
-_PRICE = query("price_at", table="bars", price=SQL("close"), same=_SAME)
+_PRICE = query("price_at", relation="bars", price=SQL("close"), same=_SAME)
 
 
 class Bare:
