@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -24,6 +26,7 @@ from market_data_pipeline.writing.dead_letters import Place
 from market_data_pipeline.writing.table_writer import Run, TableWriter
 
 LOG = logging.getLogger(__name__)
+_SIDE_BY_SIDE_ROWS: Final = 65_536
 
 
 class _Sink:
@@ -349,24 +352,22 @@ class Session:
         node = self._ledger[STORE_NODE]
         self._status.node, self._status.ts_node = STORE_NODE, time.time()
         reached(Step.POSITION_TAKEN)
-        committed = False
-        for name, sink in self._sinks.items():
-            if rows := sink.rows:
-                refused = sink.commit(self._done)
-                node.passed += rows - len(refused)
-                node.failed += len(refused)
-                self._stored[name] += rows - len(refused)
-                node.in_flight -= rows
-                committed = True
-                if refused:
-                    self._status.dead_letters += len(refused)
-                    self._report(f"{len(refused)} rows were refused and are dead letters now: {refused[0][1]}")
-                    # They may be replayed at once, and then nothing else tells what became of them.
-                    save = True
+        rows = {name: sink.rows for name, sink in self._sinks.items() if sink.rows}
+        for name, refused in self._commit_tables(rows).items():
+            taken = rows[name] - len(refused)
+            node.passed += taken
+            node.failed += len(refused)
+            self._stored[name] += taken
+            node.in_flight -= rows[name]
+            if refused:
+                self._status.dead_letters += len(refused)
+                self._report(f"{len(refused)} rows were refused and are dead letters now: {refused[0][1]}")
+                # They may be replayed at once, and then nothing else tells what became of them.
+                save = True
         self._status.committed = self._done
         self._status.node = ""
         self._waiting_since = None
-        if committed:
+        if rows:
             status = self._status
             status.commits += 1
             status.commit_s, status.ts_committed = time.monotonic() - started, time.time()
@@ -375,6 +376,15 @@ class Session:
             self._save()
         # Only now: a consumer that fails at every commit is no better for having begun again.
         self._status.problem = ""
+
+    # Returns what each table refused. Tables have a transaction each, and know nothing of one another: where there is
+    # much to sort and encode they do it side by side. One that fails is waited for by the others.
+    def _commit_tables(self, rows: Mapping[str, int]) -> dict[str, list[tuple[int, str]]]:
+        if len(rows) < 2 or sum(rows.values()) < _SIDE_BY_SIDE_ROWS:
+            return {name: self._sinks[name].commit(self._done) for name in rows}
+        with ThreadPoolExecutor(len(rows), thread_name_prefix=f"commit-{self._spec.name}") as threads:
+            going = {name: threads.submit(self._sinks[name].commit, self._done) for name in rows}
+        return {name: commit.result() for name, commit in going.items()}
 
     def _save_if_due(self) -> None:
         due = time.monotonic() - self._saved_time >= self._settings.snapshot_s
