@@ -194,7 +194,8 @@ class RealTimeline:
             next_ns = max(epoch_ns + rate.span_ns(place + 1 - first), self._given_ns + self._linger_ns)
             if due > place and (now_ns >= next_ns or due - place >= self._most):
                 break
-            if not await self._slept((next_ns - now_ns) / NS_PER_SECOND):
+            # Nobody hangs on a source that is paced slowly and was closed meanwhile.
+            if not await self._closing.sleep(self._clock, (next_ns - now_ns) / NS_PER_SECOND):
                 return None
         end = min(due, place + self._most)
         if end == due:  # the rest of a full stretch follows at once
@@ -208,7 +209,3 @@ class RealTimeline:
             return epoch_ns + rate.times_ns(places + (1 - first))
 
         return times
-
-    # False if the source was closed meanwhile: nobody hangs on one that is paced slowly.
-    async def _slept(self, delay_s: float) -> bool:
-        return await self._closing.sleep(self._clock, delay_s)
