@@ -101,6 +101,7 @@ def settings_of(life: Life) -> EngineSettings:
             commit_rows=300,
             commit_s=0.05,
             commit_max_s=0.2,
+            side_by_side_rows=200,  # some commits are, and some are not
             snapshot_s=0.08,
             poll_s=0.005,
             retry_s=0.05,

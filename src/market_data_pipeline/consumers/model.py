@@ -60,6 +60,7 @@ class ConsumerSettings:
         commit_bytes: so many bytes,
         commit_s: or after so long since the first of them,
         commit_max_s: which grows to this where commits are slow, to four times what a commit takes.
+        side_by_side_rows: From so many rows on a commit's tables sort and encode them side by side, not in turn.
         snapshot_s: How often the state is saved; bounds what a restart reads again.
         poll_s: How often the log is looked at while nothing comes.
         retry_s: How long to wait after a failure, at most; doubles with every further one, up to `retry_max_s`.
@@ -69,6 +70,7 @@ class ConsumerSettings:
     commit_bytes: int = 128 << 20
     commit_s: float = 1.0
     commit_max_s: float = 10.0
+    side_by_side_rows: int = 65_536
     snapshot_s: float = 5.0
     poll_s: float = 0.02
     retry_s: float = 0.2

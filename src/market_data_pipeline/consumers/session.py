@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -26,7 +26,6 @@ from market_data_pipeline.writing.dead_letters import Place
 from market_data_pipeline.writing.table_writer import Run, TableWriter
 
 LOG = logging.getLogger(__name__)
-_SIDE_BY_SIDE_ROWS: Final = 65_536
 
 
 class _Sink:
@@ -380,7 +379,7 @@ class Session:
     # Returns what each table refused. Tables have a transaction each, and know nothing of one another: where there is
     # much to sort and encode they do it side by side. One that fails is waited for by the others.
     def _commit_tables(self, rows: Mapping[str, int]) -> dict[str, list[tuple[int, str]]]:
-        if len(rows) < 2 or sum(rows.values()) < _SIDE_BY_SIDE_ROWS:
+        if len(rows) < 2 or sum(rows.values()) < self._settings.side_by_side_rows:
             return {name: self._sinks[name].commit(self._done) for name in rows}
         with ThreadPoolExecutor(len(rows), thread_name_prefix=f"commit-{self._spec.name}") as threads:
             going = {name: threads.submit(self._sinks[name].commit, self._done) for name in rows}
