@@ -22,6 +22,7 @@ import uvloop
 
 from benchmarks.context import REPOSITORY
 from market_data_core.clock import NS_PER_SECOND
+from market_data_core.web.gathering import GatheringProtocol
 from market_data_orchestrator.app import create_app
 from market_data_orchestrator.service import Service
 from market_data_orchestrator.settings import load_settings
@@ -93,7 +94,9 @@ async def _run(order: dict[str, Any]) -> dict[str, Any]:
     )
     service = Service(settings)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(service), log_config=None, access_log=False, ws="websockets-sansio")
+    config = uvicorn.Config(
+        create_app(service), http=GatheringProtocol, ws="websockets-sansio", log_config=None, access_log=False
+    )
     server = uvicorn.Server(config)
     gc.collect()
     gc.freeze()

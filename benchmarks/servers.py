@@ -29,6 +29,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from benchmarks.context import REPOSITORY
 from market_data_core.web.auth import Principal, Role
+from market_data_core.web.gathering import GatheringProtocol
 from market_data_orchestrator.market.feed import Client, MarketFeed
 from market_data_orchestrator.market.socket import MarketSocket
 from market_data_orchestrator.service import Service
@@ -199,6 +200,7 @@ def main() -> None:
         access_log=False,
         ws="websockets-sansio",
         ws_ping_interval=None,  # a ping is no message
+        http=GatheringProtocol if kind in ("market", "flow") else "auto",
         lifespan="on" if kind in ("market", "flow") else "off",
         timeout_graceful_shutdown=1,
         server_header=False,

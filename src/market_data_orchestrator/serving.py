@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from market_data_core.errors import ConfigurationError
+from market_data_core.web.gathering import GatheringProtocol
 from market_data_orchestrator.app import create_app
 from market_data_orchestrator.config import PlatformConfig
 from market_data_orchestrator.container import ServiceContainer
@@ -62,6 +63,7 @@ async def serve(
             app,
             log_config=None,
             access_log=False,
+            http=GatheringProtocol,
             ws="websockets-sansio",
             ws_ping_interval=20.0,
             # It would compress every message again for every client.

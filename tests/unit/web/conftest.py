@@ -13,6 +13,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from market_data_core.web import create_service_app
+from market_data_core.web.gathering import GatheringProtocol
 
 DEADLINE_S = 10.0
 
@@ -48,7 +49,7 @@ def served():
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             config = uvicorn.Config(
-                app, http="httptools", ws="websockets-sansio", lifespan="on", log_config=None, access_log=False
+                app, http=GatheringProtocol, ws="websockets-sansio", lifespan="on", log_config=None, access_log=False
             )
             server = uvicorn.Server(config)
             task = asyncio.create_task(server.serve(sockets=[listener]), name="served")
