@@ -14,6 +14,7 @@ from starlette.types import Lifespan
 
 from market_data_core.web.docs import docs_routes
 from market_data_core.web.faults import install_problem_handlers
+from market_data_core.web.hot import HotRoutes
 from market_data_core.web.limits import DEFAULT_MAX_BODY_BYTES, BodyLimitMiddleware
 from market_data_core.web.metrics import HttpMetrics, MetricsMiddleware, metrics_route
 from market_data_core.web.problems import PROBLEM_JSON
@@ -65,7 +66,7 @@ def create_service_app(
         title: Name of the service, for its docs.
         version: Version of the service.
         registry: Prometheus registry of the service.
-        routes: The hot routes, looked at before all others, in this order.
+        routes: The hot routes, looked at before all others, in this order; plain ones without the router (`HotRoutes`).
         middleware: The service's own, outermost first; it runs inside of ours, so its errors become problems and its
             answers are counted and carry the headers. Pure ASGI only.
         lifespan: Opens and closes what the service holds.
@@ -75,11 +76,12 @@ def create_service_app(
         cors_origins: Origins of pages that may call the service from elsewhere, such as ``https://ops.example``;
             they may send a key or token but no cookies. Empty: none.
     """
+    hot = [*routes, metrics_route(registry)]
     app = FastAPI(
         title=title,
         version=version,
-        routes=[*routes, metrics_route(registry), *docs_routes(title)],
-        middleware=list(middleware),
+        routes=[*hot, *docs_routes(title)],
+        middleware=[*middleware, Middleware(HotRoutes, routes=hot)],
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

@@ -17,6 +17,7 @@ _HEADERS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 )
+_NAMES: Final = frozenset({*(name for name, _ in _HEADERS), b"content-security-policy"})
 _STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start"})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -45,10 +46,10 @@ class SecurityHeadersMiddleware:
 
         async def send_secured(message: Message) -> None:
             if message["type"] in _STARTS:
-                headers = list(message.get("headers") or ())
-                present = {name.lower() for name, _ in headers}
-                headers += [pair for pair in extra if pair[0] not in present]
-                message = {**message, "headers": headers}
+                headers = message.get("headers") or ()
+                present = {lower for name, _ in headers if (lower := name.lower()) in _NAMES}
+                added = [pair for pair in extra if pair[0] not in present] if present else extra
+                message = {**message, "headers": [*headers, *added]}
             await send(message)
 
         await self.app(scope, receive, send_secured)
