@@ -42,7 +42,11 @@ class StatusAggregator:
         self._stale_s = stale_s
         self._made_at = float("-inf")
         self._made_in: tuple[str, bool] = ("", False)
-        self._status: dict[str, Any] = {}
+        self._parts: dict[str, Any] = {}
+        self._consumers: list[dict[str, Any]] = []
+        self._sources: list[dict[str, Any]] = []
+        self._needed: list[dict[str, Any]] = []
+        self._status: dict[str, Any] | None = None
         self._health = HealthStatus(service=SERVICE, state="degraded", version=__version__, ts=time.time())
         self._rates: dict[str, tuple[float, int, float]] = {}
         self._since: dict[str, float] = {}
@@ -51,6 +55,8 @@ class StatusAggregator:
     def status(self) -> dict[str, Any]:
         """Return everything, as plain values."""
         self._refresh()
+        if self._status is None:
+            self._status = self._assemble(self._parts, self._consumers, self._sources)
         return self._status
 
     def health(self) -> HealthStatus:
@@ -78,18 +84,23 @@ class StatusAggregator:
             return
         self._made_at, self._made_in = now, state
         engine = self._service.engine
-        parts = engine.status() if engine is not None and hasattr(engine, "capture") else {}
-        consumers = [self._consumer(n, c, parts) for n, c in parts.get("consumers", {}).items()]
+        self._parts = parts = engine.status() if engine is not None and hasattr(engine, "capture") else {}
+        self._consumers = consumers = [self._consumer(n, c, parts) for n, c in parts.get("consumers", {}).items()]
         components = self._components(parts, consumers)
         worst = max((c.state for c in components), key=_STATE_ORDER.__getitem__)
         self._health = HealthStatus(
             service=SERVICE, state=worst, components=components, version=__version__, ts=time.time()
         )
-        self._status = self._assemble(parts, consumers)
+        # Rates and what needs attention since when are told from look to look, whoever it is that looks.
+        self._sources = [self._source(s) for s in parts.get("sources", {}).values()]
+        self._needed = self._attention()
+        # Far more ask how it is than want to see all of it.
+        self._status = None
 
-    def _assemble(self, parts: Mapping[str, Any], consumers: list[dict[str, Any]]) -> dict[str, Any]:
+    def _assemble(
+        self, parts: Mapping[str, Any], consumers: list[dict[str, Any]], sources: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         service, settings = self._service, self._service.settings
-        sources = [self._source(s) for s in parts.get("sources", {}).values()]
         store = parts.get("store", {})
         now = time.time()
         return {
@@ -126,7 +137,7 @@ class StatusAggregator:
             },
             "consumers": consumers,
             "ledger": ledger_of(consumers),
-            "attention": self._attention(),
+            "attention": self._needed,
             "symbols": service.board.rows(service.clock.now_ns(), SHOWN_SYMBOLS),
             "jobs": self._jobs(),
             "ws_clients": self.ws_clients,

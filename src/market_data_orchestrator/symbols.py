@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from market_data_core.batch import SourceBatch
 from market_data_core.schemas import Kind
@@ -47,24 +48,24 @@ class SymbolBoard:
 
     def _fold(self, batches: Sequence[SourceBatch]) -> None:
         # One pass over all of a kind and source: a live feed may give hundreds of small batches in between two looks.
-        parts = [batch.data.column(0).to_numpy() for batch in batches]
-        ids, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])
+        shown = _SHOWN[batches[0].kind]
+        table = pa.Table.from_batches([batch.data for batch in batches])
+        data = table.select(["instrument", "ts_recv", *(column for column, _ in shown)]).combine_chunks()
         # The last row of each instrument: the first in the reversed rows.
+        ids = data.column(0).to_numpy()
         unique, from_end, counts = np.unique(ids[::-1], return_index=True, return_counts=True)
-        rows = len(ids) - 1 - from_end
-        whose = np.searchsorted(ends, rows, "right")
-        for place, row, count, number in zip(
-            unique.tolist(), (rows - ends[whose]).tolist(), counts.tolist(), whose.tolist(), strict=True
-        ):
-            # `row` counts from the batch's end, below zero.
-            batch = batches[number]
-            instrument = batch.instruments[place]
-            shown = self._rows.setdefault((instrument.vendor, instrument.symbol), _Row())
-            for column, name in _SHOWN[batch.kind]:
-                setattr(shown, name, batch.data.column(column)[row].as_py())
-            shown.ts_recv = max(shown.ts_recv, batch.data.column(2)[row].as_py())
-            shown.events += count
-            shown.decimals = min(instrument.price_decimals, 6)
+        newest = data.take(pa.array(len(ids) - 1 - from_end))
+        values = zip(*(newest.column(column).to_pylist() for column, _ in shown), strict=True)
+        times = newest.column("ts_recv").to_pylist()
+        instruments = batches[0].instruments
+        for place, count, ts_recv, row in zip(unique.tolist(), counts.tolist(), times, values, strict=True):
+            instrument = instruments[place]
+            kept = self._rows.setdefault((instrument.vendor, instrument.symbol), _Row())
+            for (_, name), value in zip(shown, row, strict=True):
+                setattr(kept, name, value)
+            kept.ts_recv = max(kept.ts_recv, ts_recv)
+            kept.events += count
+            kept.decimals = min(instrument.price_decimals, 6)
 
     def rows(self, now_ns: int, limit: int) -> list[dict[str, Any]]:
         """Return the rows as plain values, by vendor and symbol, at most `limit`."""
