@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from market_data_core.batch import SourceBatch
+from market_data_core.batch import SourceBatch, plain_values
 from market_data_core.clock import NS_PER_SECOND, Clock, SystemClock
 from market_data_core.errors import LogFull, MarketDataError, TemporaryUnavailable
 from market_data_core.protocols import BatchSource, Gap, Mark
@@ -320,8 +321,8 @@ class Capture:
         status.events += rows
         status.end = first + rows
         status.state = "live"
-        status.ts_event = int(batch.data.column(1).to_numpy()[-1])
-        status.ts_recv = int(batch.data.column(2).to_numpy()[-1])
+        status.ts_event = int(plain_values(batch.data.column(1), np.int64)[-1])
+        status.ts_recv = int(plain_values(batch.data.column(2), np.int64)[-1])
         if not source.waits:
             self._live[(batch.instruments[0].vendor, batch.source_id)] = (batch.offset, source)
         self.taps.publish(batch, first, source.origin)
@@ -386,11 +387,11 @@ def stamped(batch: SourceBatch, now_ns: int) -> SourceBatch:
     """Return the batch with receive times, and event times where the venue gave none."""
     data = batch.data
     recv = data.column(2)
-    if recv.to_numpy()[0] == 0:
-        now = pa.py_buffer(np.full(data.num_rows, now_ns, np.int64))
+    if plain_values(recv, np.int64)[0] == 0:
+        now = pa.py_buffer(now_ns.to_bytes(8, sys.byteorder) * data.num_rows)
         recv = pa.Array.from_buffers(pa.int64(), data.num_rows, [None, now])
         data = data.set_column(2, data.schema.field(2), recv)
-    ts = data.column(1).to_numpy()
+    ts = plain_values(data.column(1), np.int64)
     if ts[0] == 0 and not ts.any():
         flags = data.column(3).to_numpy() | np.int32(Flag.TS_EVENT_SYNTHETIC)
         data = data.set_column(1, data.schema.field(1), recv)

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from market_data_core.batch import Instrument, Instruments, SourceBatch
+from market_data_core.batch import Instrument, Instruments, SourceBatch, plain_values
 from market_data_core.errors import SchemaValidationError
 
 _MOST_TABLES: Final = 256
@@ -44,7 +44,7 @@ class InstrumentMap:
         """
         ids = batch.data.column(0)
         # As unsigned numbers those below 0 are too high as well.
-        if ids.null_count or ids.to_numpy().view(np.uint32).max() >= len(batch.instruments):
+        if ids.null_count or plain_values(ids, np.uint32).max() >= len(batch.instruments):
             raise SchemaValidationError(
                 f"batch of {batch.kind} from {batch.source_id or 'live source'} names instruments outside its table "
                 f"of {len(batch.instruments)}"

@@ -354,6 +354,7 @@ class SyntheticSource:
             made = self._made[kind] = self._make(kind, first, max(end, first + _AHEAD), stretch)
         elif made.ts_event != stretch.ts_event:
             made = self._made[kind] = made.timed(stretch)
+        made.received(first, end, self._clock)
         return made.data.slice(first - made.first, end - first)
 
     def _make(self, kind: Kind, first: int, end: int, stretch: Stretch) -> _Made:
@@ -363,7 +364,8 @@ class SyntheticSource:
         return _Made(first, end, places, stretch.ts_event, unlogged(kind, end - first, columns)).timed(stretch)
 
 
-# Events of one kind by number, ``[first, end)``, with the times that `ts_event` gives their places.
+# Events of one kind by number, ``[first, end)``, with the times that `ts_event` gives their places. In real time
+# `ts_recv` is memory that rows' receive times are written to as they are given, and never again.
 @dataclass(frozen=True, slots=True)
 class _Made:
     first: int
@@ -371,18 +373,27 @@ class _Made:
     places: Ints
     ts_event: Callable[[Ints], Ints]
     data: pa.RecordBatch
+    ts_recv: Ints | None = None
 
     def timed(self, stretch: Stretch) -> _Made:
         ts_event = stretch.ts_event(self.places)
-        data = _with_times(self.data, "ts_event", ts_event)
-        if stretch.recv_delay_ns is not None:
-            data = _with_times(data, "ts_recv", ts_event + np.int64(stretch.recv_delay_ns))
-        return replace(self, ts_event=stretch.ts_event, data=data)
+        if stretch.recv_delay_ns is None:
+            ts_recv, unwritten = np.zeros_like(ts_event), True
+        else:
+            ts_recv, unwritten = ts_event + np.int64(stretch.recv_delay_ns), False
+        data = _with_times(_with_times(self.data, "ts_event", ts_event), "ts_recv", ts_recv)
+        return replace(self, ts_event=stretch.ts_event, data=data, ts_recv=ts_recv if unwritten else None)
+
+    def received(self, first: int, end: int, clock: Clock) -> None:
+        if self.ts_recv is not None:
+            self.ts_recv[first - self.first : end - self.first] = clock.now_ns()
 
 
 def _with_times(data: pa.RecordBatch, name: str, times: Ints) -> pa.RecordBatch:
     at = data.schema.get_field_index(name)
-    return data.set_column(at, data.schema.field(at), pa.array(times))
+    # Over the memory itself, not a copy of it.
+    column = pa.Array.from_buffers(pa.int64(), len(times), [None, pa.py_buffer(times)])
+    return data.set_column(at, data.schema.field(at), column)
 
 
 def _named(symbols: Sequence[str] | int) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ class Stretch:
     Attributes:
         ts_event: Gives the venue's time of places, UTC nanoseconds since the epoch. It stays the same one for as long
             as the times of places stay what they were.
-        recv_delay_ns: From `ts_event` to `ts_recv`; None where arrival is stamped by whoever takes the events.
+        recv_delay_ns: From `ts_event` to `ts_recv`; None where that is when they are given.
     """
 
     begin: int
