@@ -60,7 +60,8 @@ class ConsumerSettings:
         commit_bytes: so many bytes,
         commit_s: or after so long since the first of them,
         commit_max_s: which grows to this where commits are slow, to four times what a commit takes.
-        side_by_side_rows: From so many rows on a commit's tables sort and encode them side by side, not in turn.
+        side_by_side_rows: From so many rows on a commit's tables are sorted and encoded side by side, and the log is
+            read on meanwhile.
         snapshot_s: How often the state is saved; bounds what a restart reads again.
         poll_s: How often the log is looked at while nothing comes.
         retry_s: How long to wait after a failure, at most; doubles with every further one, up to `retry_max_s`.

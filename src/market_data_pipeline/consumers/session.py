@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -63,12 +66,32 @@ class _Sink:
         # True where the log was lost since and a source gives again what this table has. One without an id cannot.
         return bool(record.source_id) and record.end > self.version and offset <= self.covers.get(record.source_id, 0)
 
-    # Returns the rows that the table refused, and why.
-    def commit(self, position: int) -> list[tuple[int, str]]:
-        rows = pa.concat_tables(self.waiting)
-        refused = self.writer.commit(rows, position=position, covers=self.moved, runs=self._runs)
+    # What waits goes into the table when what this returns is called, by whatever thread; what is put here meanwhile is
+    # of the next commit.
+    def commit(self, position: int) -> Callable[[], _Committed]:
+        waiting, covers, runs = self.waiting, self.moved, self._runs
         self.moved, self.waiting, self._runs, self.rows, self.bytes = {}, [], [], 0, 0
-        return refused
+
+        def committed() -> _Committed:
+            started = time.monotonic()
+            rows = pa.concat_tables(waiting)
+            refused = self.writer.commit(rows, position=position, covers=covers, runs=runs)
+            return _Committed(refused, time.monotonic() - started)
+
+        return committed
+
+
+class _Committed(NamedTuple):
+    # The rows that the table refused and why, and how long it took, seconds.
+    refused: list[tuple[int, str]]
+    took_s: float
+
+
+class _Commit(NamedTuple):
+    # What is on its way into the tables, by table, and the position that they then have.
+    position: int
+    rows: dict[str, int]
+    results: dict[str, Future[_Committed]]
 
 
 class _Place(NamedTuple):
@@ -119,6 +142,8 @@ class Session:
         self._over = False
         self._ts_known = 0
         self._waiting_since: float | None = None
+        self._under_way: _Commit | None = None
+        self._refused = False
         self._saved_time = time.monotonic()
         self._publish()
 
@@ -200,13 +225,20 @@ class Session:
                 if self._is_due():
                     self._commit()
                 if self._reader.position == before:
+                    self._finish_commit()
                     self._save_if_due()
                     if self._waiting_since is None:
                         self._status.problem = ""
                     self._given.abort.wait(self._settings.poll_s)
             self._commit(save=True)
         finally:
-            self._reader.close()
+            self._close()
+
+    def _close(self) -> None:
+        if self._under_way is not None:
+            # Whoever begins again from the snapshot must not meet it.
+            futures.wait(self._under_way.results.values())
+        self._reader.close()
 
     def _is_due(self) -> bool:
         if self._waiting_since is None:
@@ -339,7 +371,9 @@ class Session:
 
     def _after_span(self) -> None:
         self._status.position = self._done
-        if self._waiting_since is None:
+        if self._under_way is not None and all(result.done() for result in self._under_way.results.values()):
+            self._finish_commit()
+        if self._waiting_since is None and self._under_way is None:
             self._status.committed = self._done
         rows = sum(s.rows for s in self._sinks.values())
         size = sum(s.bytes for s in self._sinks.values())
@@ -347,46 +381,65 @@ class Session:
             self._commit()
 
     def _commit(self, *, save: bool = False) -> None:
-        started = time.monotonic()
-        node = self._ledger[STORE_NODE]
+        self._finish_commit()
         self._status.node, self._status.ts_node = STORE_NODE, time.time()
         reached(Step.POSITION_TAKEN)
         rows = {name: sink.rows for name, sink in self._sinks.items() if sink.rows}
-        for name, refused in self._commit_tables(rows).items():
-            taken = rows[name] - len(refused)
-            node.passed += taken
-            node.failed += len(refused)
-            self._stored[name] += taken
-            node.in_flight -= rows[name]
-            if refused:
-                self._status.dead_letters += len(refused)
-                self._report(f"{len(refused)} rows were refused and are dead letters now: {refused[0][1]}")
-                # They may be replayed at once, and then nothing else tells what became of them.
-                save = True
-        self._status.committed = self._done
-        self._status.node = ""
+        save = save or self._refused or time.monotonic() - self._saved_time >= self._settings.snapshot_s
+        large = sum(rows.values()) >= self._settings.side_by_side_rows
+        self._under_way = _Commit(self._done, rows, {})
         self._waiting_since = None
-        if rows:
-            status = self._status
-            status.commits += 1
-            status.commit_s, status.ts_committed = time.monotonic() - started, time.time()
-        self._publish()
-        if save or time.monotonic() - self._saved_time >= self._settings.snapshot_s:
+        for name in rows:
+            self._under_way.results[name] = self._begun(name, aside=large)
+        if save or not large:
+            self._finish_commit()
+        if save or self._refused:
             self._save()
-        # Only now: a consumer that fails at every commit is no better for having begun again.
-        self._status.problem = ""
 
-    # Returns what each table refused. Tables have a transaction each, and know nothing of one another: where there is
-    # much to sort and encode they do it side by side. One that fails is waited for by the others.
-    def _commit_tables(self, rows: Mapping[str, int]) -> dict[str, list[tuple[int, str]]]:
-        if len(rows) < 2 or sum(rows.values()) < self._settings.side_by_side_rows:
-            return {name: self._sinks[name].commit(self._done) for name in rows}
-        with ThreadPoolExecutor(len(rows), thread_name_prefix=f"commit-{self._spec.name}") as threads:
-            going = {name: threads.submit(self._sinks[name].commit, self._done) for name in rows}
-        return {name: commit.result() for name, commit in going.items()}
+    # Where there is much to sort and encode, tables do it side by side, and the log is read on meanwhile. They have a
+    # transaction each, and know nothing of one another.
+    def _begun(self, table: str, *, aside: bool) -> Future[_Committed]:
+        result: Future[_Committed] = Future()
+        work = partial(_fulfil, result, self._sinks[table].commit(self._done))
+        if aside:
+            # Not of a pool: those are waited for when the process ends, and storage may never answer.
+            threading.Thread(target=work, name=f"commit-{self._spec.name}-{table}", daemon=True).start()
+        else:
+            work()
+        return result
+
+    def _finish_commit(self) -> None:
+        commit = self._under_way
+        if commit is None:
+            return
+        node, status = self._ledger[STORE_NODE], self._status
+        status.node, status.ts_node = STORE_NODE, time.time()
+        took_s = 0.0
+        for name, result in commit.results.items():
+            done = result.result()
+            took_s = max(took_s, done.took_s)
+            taken = commit.rows[name] - len(done.refused)
+            node.passed += taken
+            node.failed += len(done.refused)
+            self._stored[name] += taken
+            node.in_flight -= commit.rows[name]
+            if done.refused:
+                status.dead_letters += len(done.refused)
+                self._report(f"{len(done.refused)} rows were refused and are dead letters now: {done.refused[0][1]}")
+                # They may be replayed at once, and then nothing else tells what became of them.
+                self._refused = True
+        self._under_way = None
+        status.committed = commit.position
+        status.node = ""
+        if commit.rows:
+            status.commits += 1
+            status.commit_s, status.ts_committed = took_s, time.time()
+        self._publish()
+        # Only now: a consumer that fails at every commit is no better for having begun again.
+        status.problem = ""
 
     def _save_if_due(self) -> None:
-        due = time.monotonic() - self._saved_time >= self._settings.snapshot_s
+        due = self._refused or time.monotonic() - self._saved_time >= self._settings.snapshot_s
         if due and self._waiting_since is None and self._done > self._saved_at:
             self._commit(save=True)
 
@@ -407,8 +460,15 @@ class Session:
                 stored=dict(self._stored),
             ),
         )
-        self._saved_at, self._saved_time = self._done, time.monotonic()
+        self._saved_at, self._saved_time, self._refused = self._done, time.monotonic(), False
         self._status.snapshot = self._done
 
     def _publish(self) -> None:
         self._given.publish(self._ledger)
+
+
+def _fulfil(future: Future[_Committed], commit: Callable[[], _Committed]) -> None:
+    try:
+        future.set_result(commit())
+    except BaseException as exc:  # noqa: BLE001  raised again by whoever asks for the result
+        future.set_exception(exc)

@@ -9,10 +9,13 @@ from dataclasses import replace
 import pytest
 
 from market_data_core.batch import SourceBatch
+from market_data_core.errors import TransformError
 from market_data_core.schemas import Kind, Origin
 from market_data_pipeline.consumers import ConsumerHost, ConsumerSettings, ConsumerSpec, Ledger
 from market_data_pipeline.log import LogSettings, LogWriter
+from market_data_pipeline.operators import Validate
 from market_data_pipeline.source.synthetic.source import SyntheticSource
+from support.service import eventually
 from support.trouble import Memory, Trouble
 
 EVENTS = 150_000
@@ -45,17 +48,29 @@ def logged(tmp_path_factory):
     return folder, end, counts
 
 
-def consumed(logged, folder, store, how=HOW):
-    """Run the consumer to the end of the log, and return how many rows it stored."""
-    log_folder, end, counts = logged
-    host = ConsumerHost([SPEC], log_folder=log_folder, store=store, folder=folder, settings=how)
-    host.start()
+def hosted(logged, folder, store, how=HOW):
+    """The consumer, to be started."""
+    return ConsumerHost([SPEC], log_folder=logged[0], store=store, folder=folder, settings=how)
+
+
+def ended(host, logged, *, refused=0):
+    """Have a consumer take everything to the end of the log, and return how it is then."""
+    _, end, counts = logged
     assert host.stop(drain_to=end, timeout_s=60) == []
     status = host.status().consumers["all"]
     ledger = Ledger.restored(status["ledger"], status["flow"])
     assert ledger.unaccounted == 0
-    assert ledger["store"].passed == sum(counts.values())
-    return status["commits"]
+    assert (ledger["store"].passed, ledger["store"].failed) == (sum(counts.values()) - refused, refused)
+    assert ledger["store"].in_flight == 0
+    assert status["committed"] == end
+    return status
+
+
+def consumed(logged, folder, store, how=HOW):
+    """Run the consumer to the end of the log, and return how many commits it made."""
+    host = hosted(logged, folder, store, how)
+    host.start()
+    return ended(host, logged)["commits"]
 
 
 def whole(memory, counts):
@@ -113,3 +128,80 @@ def test_what_befalls_one_table_loses_and_doubles_nothing(logged, tmp_path, faul
     consumed(logged, tmp_path, trouble, replace(HOW, commit_rows=commit_rows))
     assert trouble.entered > len(faults)
     assert whole(memory, logged[2])
+
+
+@pytest.fixture
+def held():
+    """A store whose commits wait at a gate."""
+    trouble = Trouble(Memory())
+    trouble.gate.clear()
+    yield trouble
+    trouble.gate.set()
+
+
+def test_the_log_is_read_on_while_a_large_commit_is_under_way(logged, tmp_path, held):
+    """What is not in the tables yet is in flight, and nothing says that it is committed."""
+    host = hosted(logged, tmp_path, held)
+    host.start()
+
+    def status():
+        return host.status().consumers["all"]
+
+    # Half of the events are due at the end of a span of at most 32,768; beyond that is what was read meanwhile.
+    eventually(lambda: status()["position"] > EVENTS // 2 + (1 << 15), 30, "nothing was read behind the commit")
+    assert held.entered == len(ROUTES)
+    assert (status()["committed"], status()["commits"], held.appended) == (0, 0, [])
+    # Storage that never answers must not keep the process from ending.
+    assert [t.daemon for t in threading.enumerate() if t.name.startswith("commit-all")] == [True] * len(ROUTES)
+    held.gate.set()
+    assert ended(host, logged)["commits"] >= 2
+    assert whole(held.store, logged[2])
+
+
+def test_a_commit_is_known_as_soon_as_it_is_made(logged, tmp_path):
+    """Without another to follow: the log is at its end, and the consumer waits for more."""
+    memory = Memory()
+    host = hosted(logged, tmp_path, memory, replace(HOW, commit_rows=EVENTS - 40_000))
+    host.start()
+    eventually(lambda: host.status().consumers["all"]["commits"] == 1, 30, "the commit is not known")
+    status = host.status().consumers["all"]
+    assert EVENTS - 40_000 <= status["committed"] < logged[1]
+    ended(host, logged)
+    assert whole(memory, logged[2])
+
+
+@pytest.mark.parametrize("commit_rows", [EVENTS // 2, EVENTS // 20])
+def test_rows_that_a_large_commit_refuses_are_dead_letters(logged, tmp_path, commit_rows):
+    """And their places are in a snapshot as soon as it is known: whoever begins again has them as refused, once."""
+    memory = Memory()
+    trouble = Trouble(memory, bad={1000, EVENTS // 2 + 3})
+    how = replace(HOW, commit_rows=commit_rows)
+    host = hosted(logged, tmp_path, trouble, how)
+    host.start()
+    assert ended(host, logged, refused=2)["dead_letters"] == 2
+    again = hosted(logged, tmp_path, trouble, how)
+    again.start()
+    ended(again, logged, refused=2)
+    for name, count in logged[2].items():
+        seqs = memory.read(name, columns=["seq"]).column(0).to_pylist()
+        assert len(seqs) == len(set(seqs))
+        assert not trouble.bad & set(seqs)
+        assert count - len(seqs) <= len(trouble.bad)
+
+
+def test_who_begins_again_waits_for_the_commit_that_is_under_way(logged, tmp_path, held):
+    """Reading fails while tables are committed: the next life finds them whole, and meets no other writer."""
+
+    class Failing(Validate):
+        def process(self, batch):
+            # Behind the first commit, while that waits at the gate.
+            if batch.data.column("seq")[-1].as_py() > EVENTS * 3 // 4 and not held.gate.is_set():
+                threading.Timer(0.05, held.gate.set).start()
+                raise TransformError("not now")
+            return super().process(batch)
+
+    spec = replace(SPEC, operators=lambda: [Failing()])
+    host = ConsumerHost([spec], log_folder=logged[0], store=held, folder=tmp_path, settings=HOW)
+    host.start()
+    assert ended(host, logged)["restarts"] == 1
+    assert whole(held.store, logged[2])
