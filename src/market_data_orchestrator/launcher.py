@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from market_data_core.errors import ConfigurationError, MarketDataError
 from market_data_orchestrator.composition import engine_settings
@@ -30,9 +31,10 @@ def run(
         The exit code: 0 after a clean stop, 1 if the service could not start.
 
     Raises:
-        ConfigurationError: Settings or configuration are wrong, or the address cannot be served on.
+        ConfigurationError: Settings or configuration are wrong, or the address or certificate cannot be served with.
     """
     config = load_platform(settings=settings)
+    _check_certificate(settings.tls_cert, settings.tls_key)
     consumers = _begun(settings, config)
     try:
         # Imported here: the worker opens the store meanwhile, and need not carry what only the doors need.
@@ -57,6 +59,24 @@ def _begun(settings: OrchestratorSettings, config: PlatformConfig) -> WorkerCons
     consumers = WorkerConsumers(made.consumers_config())
     consumers.begin(copy=True)
     return consumers
+
+
+def _check_certificate(cert: Path | None, key: Path | None) -> None:
+    if cert is None:
+        if key is not None:
+            raise ConfigurationError(f"ORCH_TLS_KEY is {key}, but ORCH_TLS_CERT names no certificate for it")
+        return
+    import ssl  # noqa: PLC0415  the worker, which is a copy of this process, has no need of it
+
+    where = f"ORCH_TLS_CERT {cert}" + (f" with ORCH_TLS_KEY {key}" if key is not None else ", which is to hold its key")
+    try:
+        # Without a password nobody is asked for one: a service has no terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
+    except ssl.SSLError as exc:
+        problem = f"no PEM certificate and key that belong together, or the key has a password ({exc.reason})"
+        raise ConfigurationError(f"cannot serve with {where}: {problem}") from exc
+    except OSError as exc:
+        raise ConfigurationError(f"cannot serve with {where}: {exc.strerror}") from exc
 
 
 def main() -> int:
