@@ -21,6 +21,7 @@ from market_data_orchestrator.settings import OrchestratorSettings
 from market_data_pipeline.worker import WorkerConsumers
 
 LOG = logging.getLogger(__name__)
+_GOODBYE_S = 2
 _CLOSE_S = 3
 
 
@@ -81,7 +82,10 @@ async def serve(
     async def stop() -> None:
         service.stop()
         await service.ended.wait()
-        await parts.feed.end()
+        parts.feed.end()
+        # All are told that it ends before the server hangs up; who does not read is not waited for.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(parts.status.ws_none.wait(), _GOODBYE_S)
         server.should_exit = True
 
     def on_signal() -> None:

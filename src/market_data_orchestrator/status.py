@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -51,6 +52,10 @@ class StatusAggregator:
         self._rates: dict[str, tuple[float, int, float]] = {}
         self._since: dict[str, float] = {}
         self.ws_clients = 0
+        """How many WebSocket clients there are."""
+        self.ws_none = asyncio.Event()
+        """Set while there is none."""
+        self.ws_none.set()
 
     def status(self) -> dict[str, Any]:
         """Return everything, as plain values."""
@@ -58,6 +63,14 @@ class StatusAggregator:
         if self._status is None:
             self._status = self._assemble(self._parts, self._consumers, self._sources)
         return self._status
+
+    def count_ws(self, change: int) -> None:
+        """Take note that a WebSocket client came (1) or left (-1)."""
+        self.ws_clients += change
+        if self.ws_clients:
+            self.ws_none.clear()
+        else:
+            self.ws_none.set()
 
     def health(self) -> HealthStatus:
         """Return how the service and each of its components is, with the cause where it is not well."""

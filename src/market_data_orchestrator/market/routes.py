@@ -42,15 +42,12 @@ def market_route(
     """
     gate = audited_gate(audit, Role.VIEWER, authenticators=callers, failures=failures, action="ws.market")
 
-    def count(change: int) -> None:
-        status.ws_clients += change
-
     settings = service.settings
     socket = MarketSocket(
         feed,
         guess_limited(gate, limits),
         callers,
-        count=count,
+        count=status.count_ws,
         clock=service.clock,
         allowed_origins=settings.cors_origins,
         public_url=settings.public_url,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from asyncio import CancelledError
 
 import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -22,7 +22,8 @@ class StatusFeed:
     def __init__(self, status: StatusAggregator, interval_s: float) -> None:
         self._status = status
         self._interval_s = interval_s
-        self._changed = asyncio.Condition()
+        # Of the next message: set, and another in its place, when there is one.
+        self._news = asyncio.Event()
         self._message = ""
         self._over = False
 
@@ -37,15 +38,13 @@ class StatusFeed:
         while True:
             await asyncio.sleep(self._interval_s)
             if self._status.ws_clients:
-                async with self._changed:
-                    self._message = self.encode()
-                    self._changed.notify_all()
+                self._message = self.encode()
+                self._tell()
 
-    async def end(self) -> None:
-        """Let all clients go."""
-        async with self._changed:
-            self._over = True
-            self._changed.notify_all()
+    def end(self) -> None:
+        """Let all clients go: whoever reads is told so (1001)."""
+        self._over = True
+        self._tell()
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one client until it leaves or the service stops."""
@@ -53,40 +52,38 @@ class StatusFeed:
             await socket.close(4403)
             return
         await socket.accept()
-        self._status.ws_clients += 1
-        leaving = asyncio.create_task(_gone(socket), name="ws-status-receive")
+        self._status.count_ws(1)
+        both = (
+            asyncio.create_task(self._send(socket), name="ws-status-send"),
+            asyncio.create_task(_gone(socket), name="ws-status-receive"),
+        )
         try:
-            await socket.send_text(self.encode())
-            while not leaving.done() and not self._over:
-                await self._next(leaving)
-                if not leaving.done() and not self._over:
-                    await socket.send_text(self._message)
-            if self._over:
-                await socket.close(1001)
-        except (WebSocketDisconnect, RuntimeError):
-            # The client left while we were sending: nothing to tell it.
-            pass
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._status.ws_clients -= 1
-            leaving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await leaving
+            self._status.count_ws(-1)
+            for task in both:
+                task.cancel()
+            ended = await asyncio.gather(*both, return_exceptions=True)
+        for failure in ended:
+            # The client left while we were sending: nothing to tell it.
+            if failure is not None and not isinstance(failure, WebSocketDisconnect | RuntimeError | CancelledError):
+                raise failure
 
-    async def _next(self, leaving: asyncio.Task[None]) -> None:
-        async def changed() -> None:
-            async with self._changed:
-                await self._changed.wait()
+    async def _send(self, socket: WebSocket) -> None:
+        news, message = self._news, self.encode()
+        while not self._over:
+            await socket.send_text(message)
+            # Set already where there was another while this one was sent.
+            await news.wait()
+            news, message = self._news, self._message
+        await socket.close(1001)
 
-        waiting = asyncio.create_task(changed(), name="ws-status-wait")
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            waiting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await waiting
+    def _tell(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
 
 async def _gone(socket: WebSocket) -> None:
     # Nothing is expected from the client; reading is how its leaving is noticed.
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        while True:
-            await socket.receive_text()
+    while True:
+        await socket.receive_text()
