@@ -6,16 +6,13 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Final
-
-LOWEST: Final = 19
 
 
 def lower(nice: int, pid: int | None = None) -> None:
     """Have a process give way to less nice ones; what the system does not offer or allow is left as it is.
 
     Args:
-        nice: From 0, an equal share, to `LOWEST`, only what nobody else wants.
+        nice: From 0, an equal share, to 19, only what nobody else wants.
         pid: Whose, None for this process. One that has ended is nobody's error.
     """
     if sys.platform == "win32":

@@ -12,6 +12,7 @@ import pytest
 
 from market_data_core.web.auth import KeyStore, Role
 from market_data_orchestrator.cli.main import run
+from market_data_store.query.limits import QueryLimits
 from market_data_store.query.server import run_server_query
 from support.postgres_server import Server
 from support.service import RunningService, eventually
@@ -54,7 +55,8 @@ def said(capsys, *args):
 
 
 def stored(dsn, what="count(*)"):
-    return run_server_query(dsn, "default", f"select {what} as n from trades").table.column("n")[0].as_py()
+    found = run_server_query(dsn, "default", f"select {what} as n from trades", limits=QueryLimits(timeout_s=120))
+    return found.table.column("n")[0].as_py()
 
 
 def assert_balanced(capsys):

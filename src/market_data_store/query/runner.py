@@ -25,6 +25,7 @@ from market_data_store.query.limits import MIB, STALE, QueryLimits, QueryResult,
 
 _TENANT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PANIC: Final = re.compile(r"panicked at [^\n]*\n([^\n]{1,200})")
+_NICE: Final = 10
 _CHUNK_BYTES: Final = 256 * 1024
 _STDERR_BYTES: Final = 64 * 1024
 # The child counts rows' bytes; what the stream adds (schema, padding, one header per batch) comes on top.
@@ -163,8 +164,9 @@ async def _child(request: bytes, limits: QueryLimits, environment: dict[str, str
             )
         except OSError as exc:
             raise TemporaryUnavailable(f"cannot start a process for the query: {exc}") from exc
-        # From its first moment: what it loads takes as much of the processor as a small query.
-        priority.lower(priority.LOWEST, process.pid)
+        # From its first moment: what it loads takes as much of the processor as a small query. Not the lowest: beside
+        # other work that takes all there is, a query must come to an end within its time.
+        priority.lower(_NICE, process.pid)
         try:
             return await _exchange(process, request, limits)
         finally:

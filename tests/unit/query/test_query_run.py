@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -276,6 +277,21 @@ def test_query_dies_with_its_parent(query_lake):
         parent.wait()
     _, alive = psutil.wait_procs(found, timeout=10)
     assert alive == []
+
+
+@pytest.mark.chaos
+def test_query_ends_beside_work_that_takes_all_there_is(ask):
+    """It gives way to whoever else has something to do, and comes to its end within its time all the same."""
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+        for _ in range(len(os.sched_getaffinity(0)))
+    ]
+    try:
+        assert ask("select count(*) as n from trades").table.num_rows == 1
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def test_query_child_gets_no_environment(ask, monkeypatch):
