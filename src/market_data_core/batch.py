@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from market_data_core.errors import SchemaValidationError
 from market_data_core.schemas import EVENT_SCHEMAS, TABLE_SCHEMAS, UNLOGGED_SCHEMAS, Kind, Origin
 
 N = TypeVar("N", bound=np.generic)
+_Names = tuple[pa.Array, pa.Array]
 
 DEFAULT_DECIMALS = 8
 """Digits after the point that sums keep where a source does not say what its instrument's steps are."""
@@ -45,8 +47,8 @@ class Instruments:
     def __init__(self, entries: Sequence[Instrument] = ()) -> None:
         self._entries: list[Instrument] = []
         self._ids: dict[tuple[str, str], int] = {}
-        self._vendors: pa.Array | None = None
-        self._symbols: pa.Array | None = None
+        # As text and as dictionaries.
+        self._names: tuple[_Names, _Names] | None = None
         for entry in entries:
             self.add(entry)
 
@@ -71,15 +73,17 @@ class Instruments:
             return known
         self._entries.append(entry)
         self._ids[key] = len(self._entries) - 1
-        self._vendors = self._symbols = None
         return len(self._entries) - 1
 
-    def names(self) -> tuple[pa.Array, pa.Array]:
-        """Return (vendors, symbols), string arrays indexed by id."""
-        if self._symbols is None or self._vendors is None or len(self._symbols) != len(self._entries):
-            self._vendors = pa.array([e.vendor for e in self._entries], pa.string())
-            self._symbols = pa.array([e.symbol for e in self._entries], pa.string())
-        return self._vendors, self._symbols
+    def names(self, *, coded: bool = False) -> tuple[pa.Array, pa.Array]:
+        """Return (vendors, symbols), arrays indexed by id: of text, or coded, as dictionaries without repetition."""
+        made = self._names
+        if made is None or len(made[0][0]) != len(self._entries):
+            entries = tuple(self._entries)  # of one moment
+            vendors = pa.array([e.vendor for e in entries], pa.string())
+            symbols = pa.array([e.symbol for e in entries], pa.string())
+            made = self._names = (vendors, symbols), (vendors.dictionary_encode(), symbols.dictionary_encode())
+        return made[1] if coded else made[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,17 +171,42 @@ class EventBatch:
 
     def to_table(self) -> pa.Table:
         """Return the rows as users and stores see them, in ``TABLE_SCHEMAS[kind]``, same order."""
-        vendors, symbols = self.instruments.names()
-        ids = self.data.column("instrument")
-        columns: dict[str, pa.Array] = {
-            "vendor": vendors.take(ids),
-            "symbol": symbols.take(ids),
-            "origin": pa.repeat(pa.scalar(str(self.origin), pa.string()), self.data.num_rows),
-        }
-        schema = TABLE_SCHEMAS[self.kind]
-        return pa.Table.from_arrays(
-            [columns[n] if n in columns else self.data.column(n) for n in schema.names], schema=schema
-        )
+        return to_table([self])
+
+
+def to_table(batches: Sequence[EventBatch], *, coded: bool = False) -> pa.Table:
+    """Return the rows of batches as users and stores see them, in ``TABLE_SCHEMAS[kind]``, same order.
+
+    Args:
+        batches: One at least, all of one kind.
+        coded: Give vendor, symbol and origin as dictionaries with int32 indices, which cost a fraction, if all batches
+            have the same table of instruments.
+    """
+    runs = [list(run) for _, run in groupby(batches, lambda batch: id(batch.instruments))]
+    if len(runs) > 1:
+        return pa.concat_tables([_to_table(run, coded=False) for run in runs])
+    return _to_table(batches, coded=coded)
+
+
+def _to_table(batches: Sequence[EventBatch], *, coded: bool) -> pa.Table:
+    data = pa.Table.from_batches([batch.data for batch in batches])
+    ids = data.column("instrument").combine_chunks()
+    vendors, symbols = batches[0].instruments.names(coded=coded)
+    origins = list(dict.fromkeys(batch.origin for batch in batches))
+    codes = np.array([origins.index(batch.origin) for batch in batches], np.int32)
+    origin = pa.DictionaryArray.from_arrays(
+        pa.array(np.repeat(codes, [len(batch) for batch in batches])), pa.array(map(str, origins), pa.string())
+    )
+    columns: dict[str, pa.Array] = {
+        "vendor": vendors.take(ids),
+        "symbol": symbols.take(ids),
+        "origin": origin if coded else origin.dictionary_decode(),
+    }
+    schema = TABLE_SCHEMAS[batches[0].kind]
+    return pa.Table.from_arrays(
+        [columns[n] if n in columns else data.column(n) for n in schema.names],
+        schema=pa.schema([f.with_type(columns[f.name].type) if f.name in columns else f for f in schema]),
+    )
 
 
 def plain_values(column: pa.Array, dtype: type[N]) -> npt.NDArray[N]:

@@ -205,7 +205,8 @@ class Table(Protocol):
         """Add rows and the writer's position in one atomic, durable commit.
 
         Args:
-            rows: In the table's schema; may be empty, to move the position alone.
+            rows: In the table's schema; may be empty, to move the position alone. A table with a true attribute
+                `takes_codes` also takes dictionaries with int32 indices in place of text.
             writer: Who commits; one writer has one position.
             position: Exclusive end position in the log; not below the last one.
             covers: By source id, the exclusive end of what the writer has seen; only those that moved.

@@ -40,9 +40,14 @@ def trades(first: int, count: int, **columns) -> pa.Table:
 
 
 class Memory:
-    """A store of nothing but rows and positions, for tests that need thousands of commits."""
+    """A store of nothing but rows and positions, for tests that need thousands of commits.
 
-    def __init__(self):
+    Args:
+        takes_codes: Whether its tables take dictionaries in place of text; they keep text all the same.
+    """
+
+    def __init__(self, *, takes_codes=False):
+        self.takes_codes = takes_codes
         self.rows = {}
         self.positions = {}
         self.marks = {}
@@ -62,6 +67,7 @@ class _MemoryTable:
     def __init__(self, store, name):
         self._store = store
         self.name = name
+        self.takes_codes = store.takes_codes
         self._seen = dict(store.commits)
 
     def position(self, writer):
@@ -74,7 +80,8 @@ class _MemoryTable:
         store, who = self._store, (self.name, writer)
         if store.commits.get(who) != self._seen.get(who) or position < store.positions.get(who, 0):
             raise WriterConflict("somebody else was here")
-        store.rows.setdefault(self.name, []).append(rows)
+        assert self.takes_codes or rows.schema.equals(STORED_SCHEMAS[self.name])
+        store.rows.setdefault(self.name, []).append(rows.cast(STORED_SCHEMAS[self.name]))
         store.positions[who] = position
         store.marks.setdefault(who, {}).update(covers)
         self._seen[who] = store.commits[who] = store.commits.get(who, 0) + 1
@@ -135,6 +142,7 @@ class _Table:
         self._trouble = trouble
         self._table = table
         self.name, self.position, self.covers = table.name, table.position, table.covers
+        self.takes_codes = getattr(table, "takes_codes", False)
 
     def append(self, rows, **how):
         trouble = self._trouble

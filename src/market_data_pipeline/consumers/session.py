@@ -13,9 +13,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
-from market_data_core.batch import EventBatch
+from market_data_core.batch import EventBatch, to_table
 from market_data_core.errors import LogError
 from market_data_core.protocols import Mark
 from market_data_core.steps import Step, reached
@@ -39,7 +37,7 @@ class _Sink:
         # Those set aside of what is made again now.
         self.refused = self.writer.refused(above=since)
         self.moved: dict[str, int] = {}
-        self.waiting: list[pa.Table] = []
+        self.waiting: list[EventBatch] = []
         self.rows = 0
         self.bytes = 0
         self._runs: list[Run] = []
@@ -56,10 +54,10 @@ class _Sink:
         self._last = run = Run(end=end, first=first, rows=len(batch))
         dealt = self.writer.dealt(run)
         if dealt < run.rows:
-            self.waiting.append(batch.to_table().slice(dealt))
+            self.waiting.append(batch.with_data(batch.data.slice(dealt)) if dealt else batch)
             self._runs.append(Run(end=end, first=first + dealt, rows=run.rows - dealt))
             self.rows += run.rows - dealt
-            self.bytes += self.waiting[-1].nbytes
+            self.bytes += self.waiting[-1].data.nbytes
         return dealt, sum(Place(end, first + n) in self.refused for n in range(dealt)) if self.refused else 0
 
     def had(self, record: Record, offset: int) -> bool:
@@ -74,7 +72,7 @@ class _Sink:
 
         def committed() -> _Committed:
             started = time.monotonic()
-            rows = pa.concat_tables(waiting)
+            rows = to_table(waiting, coded=self.writer.takes_codes)
             refused = self.writer.commit(rows, position=position, covers=covers, runs=runs)
             return _Committed(refused, time.monotonic() - started)
 

@@ -75,6 +75,11 @@ class TableWriter:
         return self._table.name
 
     @property
+    def takes_codes(self) -> bool:
+        """Whether rows may have dictionaries in place of text."""
+        return bool(getattr(self._table, "takes_codes", False))
+
+    @property
     def covers(self) -> dict[str, int]:
         """By source id, the exclusive end of what the writer had seen at its last commit."""
         covers = self._table.covers(self._writer)
@@ -105,7 +110,7 @@ class TableWriter:
         """Commit rows that are not dealt with yet, and the position.
 
         Args:
-            rows: In the table's columns.
+            rows: As `Table.append`.
             position: As `Table.append`.
             covers: As `Table.append`.
             runs: Where the rows stand, in their order.
@@ -155,7 +160,7 @@ class TableWriter:
         numbers = sorted(refused)
         self._letters.put(
             Refused(
-                rows=rows.take(numbers),
+                rows=rows.take(numbers).cast(STORED_SCHEMAS[self.name]),
                 places=[place_of(n, runs) for n in numbers],
                 reasons=[refused[n] for n in numbers],
             ),

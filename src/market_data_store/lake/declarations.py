@@ -62,8 +62,12 @@ class TableSpec:
         return self.rows_schema.append(DATE_FIELD)
 
     def check(self, rows: pa.Table) -> None:
-        """Raise SchemaValidationError, saying row and column, unless `rows` can be stored as they are."""
-        self.check_columns(rows)
+        """Raise SchemaValidationError, saying row and column, unless `rows` can be stored as they are.
+
+        Text may be dictionaries.
+        """
+        if not pa.schema(map(_decoded, rows.schema)).equals(self.rows_schema):
+            self.check_columns(rows)
         self.check_values(rows, not_null=NOT_NULL)
 
     def check_columns(self, rows: pa.Table) -> None:
@@ -95,6 +99,11 @@ class TableSpec:
         )
 
 
+def _decoded(field: pa.Field) -> pa.Field:
+    return field.with_type(field.type.value_type) if field.type.equals(_CODED) else field
+
+
+_CODED: Final = pa.dictionary(pa.int32(), pa.string())
 _ORDER: Final = ("symbol", "ts_event", "seq")
 _ORDERS: Final[dict[str, tuple[str, ...]]] = {
     str(Kind.BARS): ("symbol", "interval", "ts_event", "seq"),

@@ -29,6 +29,8 @@ UNIQUE_STRINGS: Final = frozenset({"trade_id", "order_id", "raw", "id", "title",
 # A reader of one symbol decodes whole row groups, so small ones keep it quick; smaller still and the footer grows.
 ROW_GROUP_ROWS: Final = 32_768
 
+_NARROW: Final = 1 << 15
+
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -83,6 +85,10 @@ def split(rows: pa.Table, spec: TableSpec) -> list[Part]:
         return []
     days = rows.column(spec.dated_by).to_numpy() // DAY_NS
     ordered, days = _sorted(rows, spec, days)
+    at = ordered.schema.get_field_index("symbol")
+    if pa.types.is_dictionary(ordered.column(at).type):
+        # Readers leave out row groups by the range of a text column, not by that of a dictionary.
+        ordered = ordered.set_column(at, spec.rows_schema.field("symbol"), ordered.column(at).cast(pa.string()))
     starts = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
     return [
         Part(date=date_of(int(days[start]) * DAY_NS), rows=ordered.slice(start, end - start))
@@ -91,12 +97,26 @@ def split(rows: pa.Table, spec: TableSpec) -> list[Part]:
 
 
 def _sorted(rows: pa.Table, spec: TableSpec, days: npt.NDArray[np.int64]) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-    # NumPy sorts ranks of strings more than twice as fast as Arrow sorts the strings themselves.
-    keys = [sort_rank(rows.column(name)) for name in spec.order]
-    order = np.lexsort([*reversed(keys), days])
-    if (order[1:] > order[:-1]).all():
-        return rows, days
-    return rows.take(pa.array(order)), days[order]
+    order = _order([_narrowed(days), *(sort_rank(rows.column(name)) for name in spec.order)])
+    return (rows, days) if order is None else (rows.take(pa.array(order)), days[order])
+
+
+# In what order rows ascend by some keys, the first of which counts most, equal ones as they stand; None where they do.
+# A key at a time, the least first: rows mostly come in the order of their times, so that only the symbol is sorted by,
+# and its ranks are counted instead of compared where they fit into 16 bits. A third of what NumPy's `lexsort` takes.
+def _order(keys: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.int64] | None:
+    order: npt.NDArray[np.int64] | None = None
+    for key in reversed(keys):
+        values = key if order is None else key[order]
+        if not (values[1:] >= values[:-1]).all():
+            step = np.argsort(values, kind="stable")
+            order = step if order is None else order[step]
+    return order
+
+
+def _narrowed(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | npt.NDArray[np.int16]:
+    low = values.min()
+    return (values - low).astype(np.int16) if values.max() - low < _NARROW else values
 
 
 def sort_rank(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
@@ -109,7 +129,7 @@ def sort_rank(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
         values: npt.NDArray[np.generic] = np.where(column.is_null(), 0, pc.rank(column, tiebreaker="dense"))
         return values
     encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-    rank = np.empty(len(encoded.dictionary), np.int64)
+    rank = np.empty(len(encoded.dictionary), np.int16 if len(encoded.dictionary) < _NARROW else np.int64)
     rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
     indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return np.where(indices < 0, -1, rank[indices] if len(rank) else -1)
@@ -181,9 +201,9 @@ def _stats(rows: pa.Table) -> str:
     nulls: dict[str, int] = {}
     for name in STATS_COLUMNS:
         column = rows.column(name)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(pa.string())
         nulls[name] = column.null_count
+        if pa.types.is_dictionary(column.type):
+            column = column.unique().cast(pa.string())
         if column.null_count < len(column):
             bounds = pc.min_max(column).as_py()
             low[name], high[name] = bounds["min"], bounds["max"]

@@ -33,6 +33,9 @@ class LakeTable:
     an error from `append` take a fresh view from the lake.
     """
 
+    takes_codes: Final = True
+    """Whether `append` also takes dictionaries in place of text."""
+
     def __init__(self, folder: TableFolder, spec: TableSpec) -> None:
         self._folder = folder
         self._spec = spec
@@ -62,7 +65,8 @@ class LakeTable:
         """Add rows and the writer's position in one atomic, durable commit.
 
         Args:
-            rows: In the table's declared columns, any order; may be empty, to move the position alone.
+            rows: In the table's declared columns, any order; may be empty, to move the position alone. Text may be
+                dictionaries with int32 indices, without repetition.
             writer: Who commits; one writer has one position. Not empty, free of ``|``.
             position: Exclusive end position in the log; not below the last one.
             covers: By source id, the exclusive end of what the writer has seen; only those that moved.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from hypothesis import given
@@ -21,6 +22,13 @@ from market_data_store.lake.declarations import date_of
 from market_data_store.lake.parts import split
 
 DAY_NS = 86_400 * 1_000_000_000
+
+
+def coded(rows):
+    """The same rows with text as dictionaries."""
+    names = ("vendor", "symbol", "origin")
+    type_ = pa.dictionary(pa.int32(), pa.string())
+    return rows.cast(pa.schema([f.with_type(type_) if f.name in names else f for f in rows.schema]))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -202,9 +210,10 @@ def test_quarantine_is_dated_by_the_time_of_receipt(lake):
     st.lists(
         st.tuples(st.sampled_from(["A", "B", "Ä", None]), st.integers(-3 * DAY_NS, 3 * DAY_NS), st.integers(0, 5)),
         max_size=40,
-    )
+    ),
+    st.booleans(),
 )
-def test_splitting_keeps_every_row_sorted_in_its_date(events):
+def test_splitting_keeps_every_row_sorted_in_its_date(events, in_codes):
     """The parts are the rows again; each has one date, ascending, and is in the table's order."""
     schema = TABLE_SCHEMAS[Kind.TRADES]
     rows = pa.Table.from_pylist(
@@ -214,7 +223,7 @@ def test_splitting_keeps_every_row_sorted_in_its_date(events):
         ],
         schema=schema,
     )
-    parts = split(rows, TABLES["trades"])
+    parts = split(coded(rows) if in_codes else rows, TABLES["trades"])
     assert [p.date for p in parts] == sorted({p.date for p in parts})
     flags = []
     for part in parts:
@@ -224,6 +233,31 @@ def test_splitting_keeps_every_row_sorted_in_its_date(events):
         assert keys == sorted(keys)
         flags += [r["flags"] for r in found]
     assert sorted(flags) == list(range(len(events)))
+
+
+def test_rows_of_very_many_symbols_and_dates_are_sorted_too(trades):
+    """More than can be counted in 16 bits."""
+    symbols = [f"S{n:05d}" for n in range(40_000, 0, -1)]
+    ordered = split(trades(0, 40_000, symbols=symbols), TABLES["trades"])
+    assert [p.rows["symbol"].to_pylist() for p in ordered] == [sorted(symbols)]
+    dates = split(trades(0, 40_000, start_ns=0, step_ns=DAY_NS).sort_by([("seq", "descending")]), TABLES["trades"])
+    assert [p.rows["seq"].to_pylist() for p in dates] == [[n] for n in range(40_000)]
+
+
+def test_text_in_codes_is_stored_as_the_text_it_is(lake, trades):
+    """And readers can leave out row groups by the range of symbols. Other codes are refused."""
+    rows = trades(0, 70_000, symbols=[f"S{n:03d}" for n in range(100)])
+    table = lake.table("trades")
+    table.append(coded(rows), writer="w", position=70_000, covers={})
+    assert lake.read("trades").sort_by("seq").equals(rows)
+    (path,) = lake.folder("trades").data_files()
+    found = pq.read_metadata(path)
+    at = found.schema.names.index("symbol")
+    ranges = [found.row_group(n).column(at).statistics for n in range(found.num_row_groups)]
+    assert [(r.min, r.max) for r in ranges] == [("S000", "S046"), ("S046", "S093"), ("S093", "S099")]
+    mixed = rows.set_column(0, "vendor", pa.array([1] * rows.num_rows).dictionary_encode())
+    with pytest.raises(SchemaValidationError, match="vendor"):
+        table.append(mixed, writer="w", position=140_000, covers={})
 
 
 def test_an_append_passes_its_steps_in_order(lake, trades, at_step):
