@@ -20,7 +20,7 @@ from benchmarks.context import REPOSITORY, Context, seconds
 from benchmarks.results import Result, Target
 
 ROW = "footprint"
-BARE = "bare imports"
+BARE, IN_USE = "bare imports", "the bare libraries in use"
 _START_S = 60.0
 _STOP_S = 30.0
 _MIB = 2**20
@@ -43,7 +43,7 @@ def run(ctx: Context) -> list[Result]:
             bare.append(_bare_start())
             idle = found
         else:
-            results += _results(workers, starts, bare, idle)
+            results += _results(workers, starts, bare, _bare_memory(ctx.work / "footprint-bare"), idle)
     return results
 
 
@@ -52,19 +52,25 @@ def _bare_start() -> float:
     return seconds(lambda: subprocess.run([sys.executable, "-c", _IMPORTS], check=True))
 
 
-# And no such service can take less memory.
-def _bare_memory() -> float:
-    code = f"{_IMPORTS}\nprint(flush=True)\ninput()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+# Nor can any take less memory. Of imported libraries little is in memory before they are used.
+def _bare_memory(folder: Path) -> dict[str, float]:
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "benchmarks.footprint_bare", str(folder)]
+    found = {}
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None  # noqa: PT018  asked for above
-        process.stdout.readline()
-        taken = float(psutil.Process(process.pid).memory_info().rss)
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-    return taken / _MIB
+        for what in (BARE, IN_USE):
+            process.stdout.readline()
+            found[what] = psutil.Process(process.pid).memory_info().rss / _MIB
+            process.stdin.write("\n")
+            process.stdin.flush()
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
 
 
-def _results(workers: str, starts: list[float], bare: list[float], idle: dict[str, Any]) -> list[Result]:
+def _results(
+    workers: str, starts: list[float], bare: list[float], memory: dict[str, float], idle: dict[str, Any]
+) -> list[Result]:
     return [
         Result(
             row=ROW,
@@ -72,7 +78,7 @@ def _results(workers: str, starts: list[float], bare: list[float], idle: dict[st
             # Not PSS, which is the less the more strangers have the same libraries loaded.
             value=sum(p["uss_mib"] for p in idle.values()) + max(p["rss_mib"] - p["uss_mib"] for p in idle.values()),
             unit="MiB",
-            yardsticks={BARE: _bare_memory()},
+            yardsticks=memory,
             target=Target(value=150.0, yardstick=BARE, ratio=1.25, higher_is_better=False),
             detail=idle,
         ),
