@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,14 @@ class Chain:
         power: True if its power can be cut; then every sync is noted on the side.
         deaths: How many lives ended by SIGKILL.
         stands: How far the log was durable, and where the oldest snapshot was, at every opening.
+        epochs: Of the log, at every opening.
     """
 
     life: Life
     power: bool = False
     deaths: int = 0
     stands: list[tuple[int, int]] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
 
     @property
     def data_dir(self) -> Path:
@@ -154,6 +157,7 @@ class Chain:
         self.deaths += outcome.killed
         if outcome.opened:
             self.stands.append((outcome.opened["log_end"], outcome.opened["snapshot"]))
+            self.epochs.append(outcome.opened["epoch"])
         return outcome
 
     def die(self, step: str = "", nth: int = 1, **changes: Any) -> bool:
@@ -184,9 +188,9 @@ class Chain:
         return [*wrong, outcome.stderr] if wrong else []
 
     def lost_ground(self) -> list[str]:
-        """Return where an opening found less than one before it."""
-        pairs = zip(self.stands, self.stands[1:], strict=False)
-        return [f"opened at {b} after {a}" for a, b in pairs if b[0] < a[0] or b[1] < a[1]]
+        """Return where an opening found less than one before it, or the log took something for lost."""
+        less = [f"opened at {b} after {a}" for a, b in pairwise(self.stands) if b[0] < a[0] or b[1] < a[1]]
+        return less + [f"the log lost what was durable: epoch {b} after {a}" for a, b in pairwise(self.epochs) if b > a]
 
     def _make_older(self) -> None:
         # What was left by lives before this one has served its time: upkeep may clean it away.

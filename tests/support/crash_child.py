@@ -130,7 +130,15 @@ def run(life: Life, reached: Mapping[str, int], say: Callable[[dict[str, Any]], 
     faulthandler.dump_traceback_later(max(life.timeout_s - 5, 1))
     engine = Engine(settings_of(life))
     engine.open()
-    say({"opened": {"log_end": engine.log.durable_end, "snapshot": engine.consumers().trim_below}})
+    say(
+        {
+            "opened": {
+                "log_end": engine.log.durable_end,
+                "snapshot": engine.consumers().trim_below,
+                "epoch": engine.log.epoch,
+            }
+        }
+    )
     source = source_of(life)
     engine.add(source)
     ended = end_of(engine, source.name, life.timeout_s)

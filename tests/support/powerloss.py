@@ -268,11 +268,16 @@ class _Left:
         if self.chance is None or inode not in self.real:
             return synced
         now = self.real[inode].read_bytes()
-        choice = self.chance.randrange(4)
+        choice = self.chance.randrange(5)
         if choice == 0 or now == synced:
             return synced
         if choice == 1 or not now.startswith(synced):
             return now
-        # Part of what was added reached the disk; with choice 3 the size did too, and the rest reads as zeros.
+        # Part of what was added reached the disk.
         cut = self.chance.randrange(len(synced), len(now) + 1)
-        return now[:cut] + (b"\0" * (len(now) - cut) if choice == 3 else b"")
+        if choice == 2:
+            return now[:cut]
+        # Its size did too, and what is missing reads as zeros: the end, or a piece further up, for pages are written in
+        # any order.
+        end = len(now) if choice == 3 else self.chance.randrange(cut, len(now) + 1)
+        return now[:cut] + b"\0" * (end - cut) + now[end:]

@@ -36,6 +36,8 @@ MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
 MAX_META_BYTES: Final = 1 << 28
 BARRIER: Final = 1
 """Header flag: operators run up to and including this record."""
+GROUP: Final = 2
+"""Header flag: all records before this one were durable when it was written."""
 
 # The places are the wire format: append only.
 _KINDS: Final = (
@@ -78,6 +80,7 @@ class Record:
         first_seq: Its first sequence number.
         count: How many it takes: one per event, one for a mark or control record, none for the others.
         barrier: True if operators run up to here.
+        starts_group: True if all before it was durable when it was written.
         partition: The partition it was appended to.
         ts_append: When it was appended, UTC nanoseconds.
         meta: Facts about it: ``s`` source id, ``o`` offset, and what control records say.
@@ -96,6 +99,7 @@ class Record:
     ts_append: int
     meta: dict[str, Any]
     payload: pa.Buffer | None
+    starts_group: bool = False
     corrupt: bool = False
 
     @property
@@ -161,6 +165,7 @@ def encode(
     kind: Kind = Kind.CONTROL,
     origin: Origin = Origin.LIVE,
     barrier: bool = False,
+    starts_group: bool = False,
     partition: int = 0,
 ) -> list[bytes | pa.Buffer]:
     """Return the record as buffers to be written one after the other; `meta` is what `encode_meta` gave."""
@@ -169,7 +174,7 @@ def encode(
         type_,
         _KIND_CODES[kind],
         _ORIGIN_CODES[origin],
-        BARRIER if barrier else 0,
+        (BARRIER if barrier else 0) | (GROUP if starts_group else 0),
         partition,
         0,
         count,
@@ -223,6 +228,7 @@ class Header:
             first_seq=self.first_seq,
             count=self.count,
             barrier=bool(self.flags & BARRIER),
+            starts_group=bool(self.flags & GROUP),
             partition=self.partition,
             ts_append=self.ts_append,
             meta=orjson.loads(self.meta) if self.meta else {},

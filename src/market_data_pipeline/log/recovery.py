@@ -23,7 +23,8 @@ class Recovered:
         epoch: Of the newest segment.
         first_seq: The oldest sequence number kept.
         end_seq: Exclusive end of what is kept.
-        seen_end: Exclusive end of what was there before anything was cut; no number below it is handed out again.
+        seen_end: Exclusive end of what may have been durable before anything was cut; no number below it is handed out
+            again.
         after_barrier: True if the last numbered record is a barrier.
         instruments: All that the log has seen.
         sources: By source id, the exclusive end of what was logged.
@@ -74,7 +75,9 @@ def recover(folder: Path, *, needed_from: int, fsync: bool = True) -> Recovered:
         disk.sync_dir(folder)
         scans = _scan(folder, needed_from)
     if scans:
-        result.seen_end = scans[-1][1].end_seq
+        newest = scans[-1][1]
+        # Nobody was told of numbers in a write that was cut off, and they are free.
+        result.seen_end = newest.torn[0].first_seq if newest.torn else newest.end_seq
         scans = _cut(folder, scans, needed_from, result)
         _adopt(folder, scans[-1][1], result)
         if fsync:

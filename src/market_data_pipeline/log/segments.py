@@ -124,6 +124,8 @@ class SegmentScan:
         instruments: All that were known at its end, by id.
         sources: By source id, the exclusive end of what was logged.
         damages: In order.
+        torn: Those of them that no later group follows: where the segment is the newest, they may lie in a write that
+            was cut off, before anybody was told that it is durable.
         replayable: True if every event in it, or from the first damage on, can be given again by its source.
     """
 
@@ -138,6 +140,7 @@ class SegmentScan:
     instruments: list[Instrument] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
     damages: list[Damage] = field(default_factory=list)
+    torn: list[Damage] = field(default_factory=list)
     replayable: bool = True
 
 
@@ -205,7 +208,7 @@ def walk(path: Path, *, check: bool, sealed_end: int | None = None) -> Iterator[
             payload = pa.py_buffer(read_at(fd, header.payload_size, at + header.payload_at)) if check else None
             record = header.record(payload)
             if record.corrupt:
-                if end == size and sealed_end is None:
+                if sealed_end is None and find_header(fd, end, size, header.end) is None:
                     return
                 yield Damage(path, at, header.size_bytes, header.first_seq, header.count, can_repeat(record))
             else:
@@ -263,6 +266,7 @@ def scan(path: Path, *, check: bool, before: SegmentScan | None = None, sealed_e
             if not result.damages:
                 result.replayable = True
             result.damages.append(found)
+            result.torn.append(found)
             result.end_byte = found.at_byte + found.size_bytes
             result.end_seq = max(result.end_seq, found.end_seq)
             result.replayable = result.replayable and found.repeatable
@@ -274,6 +278,8 @@ def scan(path: Path, *, check: bool, before: SegmentScan | None = None, sealed_e
 
 def _note(result: SegmentScan, record: Record) -> None:
     result.records += 1
+    if record.starts_group:
+        result.torn.clear()
     result.end_seq, result.ts_last = record.end, record.ts_append
     result.replayable = result.replayable and can_repeat(record)
     if record.type is RecordType.SEGMENT:

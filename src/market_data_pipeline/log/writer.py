@@ -58,7 +58,7 @@ class _Pending:
     data: pa.RecordBatch | None = None
     size_bytes: int = 0
 
-    def encoded(self) -> list[bytes | pa.Buffer]:
+    def encoded(self, *, starts_group: bool) -> list[bytes | pa.Buffer]:
         return encode(
             self.type,
             first_seq=self.first_seq,
@@ -69,6 +69,7 @@ class _Pending:
             kind=self.kind,
             origin=self.origin,
             barrier=self.barrier,
+            starts_group=starts_group,
             partition=self.partition,
         )
 
@@ -449,7 +450,7 @@ class LogWriter:
             return group
 
     def _write_group(self, group: list[_Pending]) -> bool:
-        buffers = [buffer for item in group for buffer in item.encoded()]
+        buffers = [buffer for n, item in enumerate(group) for buffer in item.encoded(starts_group=n == 0)]
         for item, payload in zip(group, buffers[1::2], strict=True):
             if item.data is not None:
                 self._written[item.kind] = item.count, len(payload)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from market_data_core.batch import Instrument
@@ -77,6 +78,50 @@ def test_a_tail_torn_at_any_byte_is_cut_to_whole_records(tmp_path):
         assert [e[0] for e in events(torn)] == [*range(10), *range(11, 16)]
         assert prices(torn) == list(range(15))
         shutil.rmtree(torn)
+
+
+@pytest.mark.parametrize("harm", ["payload", "header"])
+@pytest.mark.parametrize("nth", range(6))
+def test_damage_in_the_last_write_begins_no_epoch(tmp_path, nth, harm):
+    """A power cut may leave a hole anywhere in the last write: nobody was told of its numbers, they are used again."""
+    left = after_a_power_cut(tmp_path, "file:x", nth, harm)
+    log = LogWriter(left, AT_ONCE)
+    acknowledged = nth < 3
+    assert (log.new_epoch, len(log.status.reports)) == (acknowledged, 1 + acknowledged)
+    assert log.sources() == ({"file:x": nth * 10} if nth else {})
+    # A barrier comes first where what is there ends without, and in a new epoch.
+    begin = 61 if acknowledged else nth * 10 + (nth > 3)
+    assert log.append(trades(nth * 10, 10), origin=Origin.REPLAY) == begin
+    log.close()
+    assert prices(left) == list(range(nth * 10 + 10))
+
+
+@pytest.mark.parametrize("harm", ["payload", "header"])
+@pytest.mark.parametrize("nth", range(6))
+def test_damage_in_the_last_write_of_a_live_source_costs_no_other_record(tmp_path, nth, harm):
+    """What follows it was not acknowledged either, and cannot be had again: it is kept, unless nothing follows."""
+    left = after_a_power_cut(tmp_path, "", nth, harm)
+    log = LogWriter(left, AT_ONCE)
+    assert not log.new_epoch
+    assert [(d.first_seq, d.count) for d in log.recovered.damages] == ([(nth * 10, 10)] if nth < 5 else [])
+    log.close()
+    assert prices(left) == [n for n in range(60) if n // 10 != nth]
+
+
+def after_a_power_cut(folder, source, nth, harm):
+    """A copy, as a power cut leaves it, of a log of two groups of three records with the n-th record damaged."""
+    size = pa.ipc.get_record_batch_size(trades(0, 10).data)
+    log = LogWriter(folder / "log", replace(AT_ONCE, linger_s=60, group_bytes=3 * size, barrier_rows=30))
+    for at in range(0, 60, 10):
+        log.append(trades(at, 10, source), origin=Origin.REPLAY)
+        assert at % 30 < 20 or log.wait_durable(log.end, 5)
+    assert log.status.groups == 2
+    left = copy_of(folder / "log", folder / "left")
+    log.close()
+    path = segments(left)[0]
+    at, _, payload, _ = event_places(path)[nth]
+    flip(path, payload + 100) if harm == "payload" else flip_header(path, at)
+    return left
 
 
 @pytest.mark.parametrize("zeros", [True, False])
