@@ -1,8 +1,8 @@
 """The feedback bus over Redis publish and subscribe.
 
-Events go as JSON over one channel, each with the id of the bus that sent it. What a coordinator said last also stands
-in a hash of the same name, so that who comes later, or back, learns how things are; entries older than an hour are not
-believed.
+Events go as JSON over one channel, each with the id of the bus that sent it and a number that rises with each event.
+What a coordinator said last also stands in a hash of the same name, so that who comes later, or back, learns how things
+are; entries older than an hour are not believed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable
 from random import Random
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -44,6 +44,13 @@ _BACKOFF: Final = Backoff(initial_s=0.1, max_s=10.0)
 _TIMEOUT_S: Final = 2.0
 # How often a quiet connection is asked whether it is still there.
 _PING_S: Final = 5.0
+
+
+class _Said(NamedTuple):
+    # An event, the bus that published it, and which one of that bus's it was; 0 where who wrote it does not number.
+    event: FeedbackEvent
+    bus: str
+    number: int
 
 
 class RedisBus:
@@ -80,8 +87,11 @@ class RedisBus:
         self._id = uuid4().hex
         self._fanout = Fanout(queue_events)
         self._limit = queue_events
-        self._unsent: deque[FeedbackEvent] = deque()
-        self._sent: dict[str, FeedbackEvent] = {}
+        self._published = 0
+        self._unsent: deque[_Said] = deque()
+        # By coordinator, what went out last from here, and what came last from elsewhere.
+        self._sent: dict[str, _Said] = {}
+        self._heard: dict[str, _Said] = {}
         self._failures = self._lost = 0
         self._malformed = 0
         self._news = asyncio.Event()
@@ -130,7 +140,8 @@ class RedisBus:
         if len(self._unsent) == self._limit:
             self._unsent.popleft()
             self._lost += 1
-        self._unsent.append(event)
+        self._published += 1
+        self._unsent.append(_Said(event, self._id, self._published))
         self._news.set()
         self._begin()
 
@@ -212,27 +223,27 @@ class RedisBus:
             await self._put(sent)
         oldest_s = self._clock.now_ns() / NS_PER_SECOND - _LAST_MAX_AGE_S
         texts = await cast("Awaitable[dict[str, str]]", self._client.hgetall(_LAST))
-        events = [event for event in map(self._parsed, texts.values()) if event is not None and event.ts >= oldest_s]
-        for event in sorted(events, key=lambda e: e.ts):  # a hash has no order of its own
-            self._fanout.give(event)
+        last = [said for said in map(self._parsed, texts.values()) if said is not None and said.event.ts >= oldest_s]
+        for said in sorted(last, key=lambda s: s.event.ts):  # a hash has no order of its own
+            self._hear(said)
 
     async def _send(self, over: asyncio.Event) -> None:
         while not over.is_set():
             while self._unsent and not over.is_set():
-                event = self._unsent[0]
-                await self._put(event)
-                self._sent[event.coordinator_id] = event
+                said = self._unsent[0]
+                await self._put(said)
+                self._sent[said.event.coordinator_id] = said
                 # A full queue may have dropped it meanwhile.
-                if self._unsent and self._unsent[0] is event:
+                if self._unsent and self._unsent[0] is said:
                     self._unsent.popleft()
             if not over.is_set():
                 self._news.clear()
                 await self._news.wait()
 
-    async def _put(self, event: FeedbackEvent) -> None:
-        text = json.dumps({**event.model_dump(mode="json"), "bus": self._id})
+    async def _put(self, said: _Said) -> None:
+        text = json.dumps({**said.event.model_dump(mode="json"), "bus": said.bus, "number": said.number})
         async with self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(_LAST, event.coordinator_id, text)
+            pipe.hset(_LAST, said.event.coordinator_id, text)
             pipe.publish(CHANNEL, text)
             await pipe.execute()
 
@@ -242,17 +253,25 @@ class RedisBus:
             if message is None:
                 await self._client.ping()
                 continue
-            event = self._parsed(message["data"])
-            if event is not None:
-                self._fanout.give(event)
+            said = self._parsed(message["data"])
+            if said is not None:
+                self._hear(said)
+
+    # What came over the channel while the hash was read is older than what stood in the hash.
+    def _hear(self, said: _Said) -> None:
+        last = self._heard.get(said.event.coordinator_id)
+        if last is not None and last.bus == said.bus and 0 < said.number <= last.number:
+            return
+        self._heard[said.event.coordinator_id] = said
+        self._fanout.give(said.event)
 
     # One bad message, of whoever else writes there, never stops the feed. Our own were given when they were published.
-    def _parsed(self, text: Any) -> FeedbackEvent | None:
+    def _parsed(self, text: Any) -> _Said | None:
         try:
             content = json.loads(text)
-            if isinstance(content, dict) and content.get("bus") == self._id:
-                return None
-            return FeedbackEvent.model_validate(content)
+            event = FeedbackEvent.model_validate(content)
+            bus, number = str(content.get("bus", "")), content.get("number")
+            return None if bus == self._id else _Said(event, bus, number if isinstance(number, int) else 0)
         except ValueError as exc:  # pydantic's own is one
             self._malformed += 1
             _LOG.warning("feedback bus %s: a message is no feedback event: %s", self._url, exc)

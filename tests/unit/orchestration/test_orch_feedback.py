@@ -169,6 +169,27 @@ async def test_survives_the_death_of_the_server(redis_server):
             assert set(await take(2, late.subscribe())) == {event(2, "store-1"), event(3, "store-2")}
 
 
+async def test_who_connects_while_others_publish_is_told_nothing_older_after_the_newest(redis_server):
+    """The hash of last events is read after the channel was joined: what came over the channel meanwhile is older."""
+    async with feedback_bus(redis_server.url) as here:
+        await eventually(lambda: here.state == "connected")
+        there = feedback_bus(redis_server.url)
+        read = there._client.hgetall
+
+        async def read_late(name):
+            for n in (1, 2):
+                await here.publish(event(n))
+            await eventually(lambda: not here._unsent)
+            return await read(name)
+
+        there._client.hgetall = read_late
+        async with there:
+            reader = there.subscribe()
+            await eventually(lambda: there.state == "connected")
+            await here.publish(event(3))
+            assert await take(2, reader) == [event(2), event(3)]
+
+
 async def test_what_was_said_before_the_server_forgot_is_said_again(redis_server):
     """A server that comes back empty is told the levels that still hold."""
     async with feedback_bus(redis_server.url) as here:
