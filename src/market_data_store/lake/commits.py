@@ -10,7 +10,7 @@ from typing import Final
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
-from market_data_store.lake.log import TableLog, TornCommit
+from market_data_store.lake.log import ACTIONS, TableLog, TornCommit
 
 _TOKEN: Final = "platformCommit"  # noqa: S105  a key in the commit's own information
 _NO_HOOKS: Final = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
@@ -50,13 +50,14 @@ def commit(
     Raises:
         deltalake.exceptions.DeltaError, OSError: Not committed, or not known to be.
     """
+    count = 1 + len(actions) + len(transactions)  # and what this is about itself
     delta.create_write_transaction(
         list(actions),
         mode="append",
         schema=delta.schema(),
         partition_by=["date"],
         commit_properties=CommitProperties(
-            custom_metadata={_TOKEN: token},
+            custom_metadata={_TOKEN: token, ACTIONS: str(count)},
             # Without a second try delta-rs does not ask whether the two commits get along.
             max_commit_retries=0 if next_version_only else None,
             app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()],

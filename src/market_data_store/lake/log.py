@@ -24,6 +24,14 @@ _CHECKPOINT: Final = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 LAST_CHECKPOINT: Final = "_last_checkpoint"
 
+SCRATCH: Final = "_checkpoint-"
+"""How the names of folders begin, beside the log, in which checkpoints are made."""
+
+ACTIONS: Final = "platformActions"
+"""In the information of a commit, how many actions it has: a file that was torn between two lines looks whole."""
+
+_DECLARATION: Final = frozenset(("protocol", "metaData"))
+
 Action = dict[str, Any]
 
 
@@ -85,7 +93,7 @@ class TableLog:
         """Return the actions of one commit, in order.
 
         Raises:
-            TornCommit: The file is missing, empty or does not consist of whole JSON objects, one a line.
+            TornCommit: The file is missing, empty, does not consist of whole JSON objects, one a line, or lacks some.
         """
         try:
             content = self.commit_path(version).read_bytes()
@@ -97,6 +105,11 @@ class TableLog:
             raise TornCommit(f"commit {version} is not whole JSON lines") from exc
         if not actions or not all(isinstance(a, dict) for a in actions):
             raise TornCommit(f"commit {version} is empty or holds something other than actions")
+        said = next((a["commitInfo"].get(ACTIONS) for a in actions if "commitInfo" in a), None)
+        if said not in (None, str(len(actions))):
+            raise TornCommit(f"commit {version} has {len(actions)} of {said} actions")
+        if version == 0 and not _DECLARATION.issubset(key for a in actions for key in a):
+            raise TornCommit("commit 0 does not say what the table is")
         return actions
 
     def later_actions(self, version: int) -> list[Action]:

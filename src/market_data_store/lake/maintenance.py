@@ -7,25 +7,30 @@ folded away: `as_of` needs them all.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Protocol
 
 import pyarrow as pa
+from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
+from market_data_core import disk
 from market_data_core.errors import ConfigurationError, MarketDataError
 from market_data_core.steps import Step, reached
 from market_data_store.lake import commits, parts
 from market_data_store.lake.declarations import TABLES, date_of
 from market_data_store.lake.folder import TableFolder
-from market_data_store.lake.log import LAST_CHECKPOINT
+from market_data_store.lake.log import LAST_CHECKPOINT, SCRATCH, TableLog
 from market_data_store.lake.paths import reason
 from market_data_store.lake.planning import CompactionPolicy, Job, StoredFile, plan
 from market_data_store.lake.rewriting import rewrite
-from market_data_store.places import Place, sync_dir, sync_file
+from market_data_store.places import Place, here, sync_dir, sync_file
 
 # delta-rs 1.6 lets two commits replace the same file when neither changes data, and the rows would be there twice. An
 # application transaction that every rewrite carries makes the later one conflict. No writer's name has a "|".
@@ -197,10 +202,30 @@ class _Upkeep:
             return
         # A checkpoint must never hold a commit that a power cut can still take back.
         self._log.make_durable(version)
-        delta.create_checkpoint()
-        self._sync_checkpoint(version)
+        if isinstance(self._folder.path, Path):
+            with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._folder.path) as scratch:
+                self._checkpoint_aside(Path(scratch), version)
+        else:
+            delta.create_checkpoint()
         self._report.checkpoints += 1
         reached(Step.MAINTENANCE_CHECKPOINT)
+
+    # delta-rs makes it where readers look, and syncs nothing: what a power cut tore could look whole. So it is made
+    # over a copy of the log, and gets its name when it is durable.
+    def _checkpoint_aside(self, scratch: Path, version: int) -> None:
+        copy = TableLog(scratch, self._folder.spec.name)
+        here(copy.path).mkdir()
+        base = max((v for v in self._log.checkpoints() if v <= version), default=-1)
+        if base >= 0:
+            shutil.copyfile(here(self._log.checkpoint_path(base)), here(copy.checkpoint_path(base)))
+        for v in range(base + 1, version + 1):
+            shutil.copyfile(here(self._log.commit_path(v)), here(copy.commit_path(v)))
+        DeltaTable(str(scratch)).create_checkpoint()
+        made, target = here(copy.checkpoint_path(version)), here(self._log.checkpoint_path(version))
+        disk.sync_file(made)
+        made.replace(target)
+        disk.sync_dir(target.parent)
+        disk.write_atomic(target.with_name(LAST_CHECKPOINT), here(copy.path / LAST_CHECKPOINT).read_bytes())
 
     def _sync_checkpoint(self, version: int) -> None:
         sync_file(self._log.checkpoint_path(version))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ from urllib.parse import unquote
 from market_data_core import disk
 from market_data_core.errors import MarketDataError
 from market_data_store.lake.folder import TableFolder, create
-from market_data_store.lake.log import LAST_CHECKPOINT, Action, TableLog, TornCommit
+from market_data_store.lake.log import LAST_CHECKPOINT, SCRATCH, Action, TableLog, TornCommit
 from market_data_store.lake.paths import translated
 from market_data_store.places import here
 
@@ -46,6 +47,8 @@ def repair(folder: TableFolder) -> list[str]:
         return []
     with translated(f"repairing table {folder.spec.name}"):
         log = folder.log
+        for unfinished in folder.path.glob(f"{SCRATCH}*"):
+            shutil.rmtree(unfinished)
         done = [*_drop_temporaries(log), *_drop_checkpoints(log)]
         base = max(log.checkpoints(), default=-1)
         if base < 0:

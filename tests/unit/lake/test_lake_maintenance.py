@@ -260,6 +260,29 @@ def test_what_fails_is_reported_and_the_rest_is_done(lake, trades, seqs):
     assert ["trades" in f and "2024-01-01" in f for f in report.failures] == [True]
 
 
+def test_a_checkpoint_gets_its_name_when_it_is_durable(lake, trades, on_sync, reopened, seqs):
+    """A power cut never leaves half of one where readers look; what a crash leaves beside the log is cleared away."""
+    log, durable = lake.folder("trades").log, {}
+
+    def note(what, path):
+        if what == "file" and path.name.endswith(".checkpoint.parquet"):
+            durable[path.name] = path.read_bytes(), log.checkpoints()
+
+    on_sync(note)
+    for writer in ("first", "second"):
+        count = _fill(lake, trades, 10, writer=writer)
+        assert maintain(lake, now_ns=0, policy=QUICK, tables=["trades"]).failures == []
+        newest = log.checkpoint_path(log.checkpoints()[-1])
+        content, there = durable[newest.name]
+        assert newest.read_bytes() == content
+        assert newest not in map(log.checkpoint_path, there)
+    left = log.folder / "_checkpoint-left" / "_delta_log"
+    left.mkdir(parents=True)
+    again = reopened(lake)
+    assert seqs(again) == sorted(2 * list(range(count)))
+    assert [p.name for p in log.folder.iterdir() if p.name.startswith("_checkpoint")] == []
+
+
 @pytest.mark.parametrize("setting", [{"data_retention_ns": 2 * DAY_NS}, {"checkpoint_commits": 0}, {"log_versions": 0}])
 def test_a_policy_that_could_lose_data_is_refused(setting):
     """Checkpoints forget removed files after a day, and the log needs its end."""

@@ -41,10 +41,17 @@ def _truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def _cut(path, lines):
+    whole = path.read_bytes().splitlines(keepends=True)
+    assert len(whole) > lines
+    path.write_bytes(b"".join(whole[:lines]))
+
+
 TEARS = {
     "truncated commit": lambda log, v: _truncate(log.commit_path(v)),
     "empty commit": lambda log, v: log.commit_path(v).write_bytes(b""),
     "zeroed commit": lambda log, v: log.commit_path(v).write_bytes(bytes(log.commit_path(v).stat().st_size)),
+    **{f"commit of {n} lines": lambda log, v, n=n: _cut(log.commit_path(v), n) for n in (1, 2, 3)},
     "commit of no object": lambda log, v: log.commit_path(v).write_bytes(b"[1]\n"),
     "missing commit": lambda log, v: log.commit_path(v).unlink(),
     "missing data file": lambda log, v: _added_file(log, v).unlink(),
@@ -154,7 +161,7 @@ def test_leftovers_of_a_crash_are_removed_from_the_log(filled, log, reopened):
     assert sorted(p.name for p in log.path.iterdir()) == before
 
 
-@pytest.mark.parametrize("content", [b"", b'{"protocol":', None])
+@pytest.mark.parametrize("content", [b"", b'{"protocol":', b'{"protocol":{}}\n', None])
 def test_a_table_whose_making_was_cut_short_is_made_anew(lake, reopened, trades, seqs, content):
     """A torn or missing first commit of an empty table is the declaration again."""
     path = lake.folder("trades").log.commit_path(0)
