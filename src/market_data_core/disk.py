@@ -55,12 +55,17 @@ def sync_dir(path: Path) -> None:
 
 
 def make_dirs(path: Path) -> None:
-    """Make a folder and its parents, durably."""
-    if path.is_dir():
-        return
-    make_dirs(path.parent)
-    path.mkdir(exist_ok=True)
-    sync_dir(path.parent)
+    """Make a folder and its parents, durably; also one that a process made which died before it came to that."""
+    made = not path.is_dir()
+    if made:
+        make_dirs(path.parent)
+        path.mkdir(exist_ok=True)
+    try:
+        sync_dir(path.parent)
+    except OSError:
+        # What was there before may lie in a folder that is not ours to read, or on a disk that is only read.
+        if made:
+            raise
 
 
 def write_atomic(path: Path, content: bytes, *, written: Callable[[], None] | None = None, mode: int = 0o644) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
 from market_data_core.steps import Step
 from support.crash import Chain, write_recording
-from support.crash_child import Life
+from support.crash_child import SYNC, Life
 from support.postgres_server import shared_server
 
 DEATHS = 10
 LAKE_ALONE = {s for s in Step if s.name.startswith("MAINTENANCE_")} | {Step.DATA_FILE_SYNCED}
 """Steps that a database does not come to: it does its own upkeep and syncs its own files."""
 IN_DATABASE = [s for s in Step if s not in LAKE_ALONE]
+
+
+PARTS = ["/consumers/", "/log/", "/_delta_log/", "/trades/", "/bars/"]
+"""Where it may be that something is synced."""
+RELYING = [Step.LOG_TRIM_AFTER, Step.TABLE_SYNCED, Step.SNAPSHOT_AFTER, Step.MAINTENANCE_CLEANED]
+"""Steps before which what was found is taken for granted."""
 
 
 @pytest.mark.parametrize("step", Step)
@@ -55,6 +62,20 @@ def test_ten_ends_at_this_step_lose_and_double_nothing(tmp_path, step, end, sour
 def test_ten_ends_at_this_step_with_a_database_lose_and_double_nothing(tmp_path, step, end, source):
     """The same with what is stored in PostgreSQL."""
     die_ten_times(tmp_path, step, end, source, shared_server().database)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("step", RELYING)
+def test_what_a_killed_process_left_unsynced_is_not_relied_upon(tmp_path, part, step):
+    """Killed just before a sync, the next life finds what a power cut still takes back from it."""
+    life = Life(data_dir=str(tmp_path / "data"), count=16000)
+    for nth in (1, 2, 3, 4, 6, 9):
+        chain = Chain(life=replace(life, data_dir=str(tmp_path / f"data{nth}")), power=True)
+        assert chain.die(f"{SYNC}{part}", nth=nth), "nothing was synced"
+        assert chain.die(step), "the step was not reached"
+        chain.cut_power()
+        assert chain.finish() == [], f"killed before sync {nth}"
 
 
 def die_ten_times(tmp_path, step, end, source, new_store):

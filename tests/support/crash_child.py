@@ -39,6 +39,9 @@ from market_data_pipeline.source.synthetic import SyntheticSource
 from market_data_store.lake import Lake, MaintenancePolicy
 from market_data_store.lake.planning import CompactionPolicy
 
+SYNC = "before a sync of "
+"""With part of a path behind it, a step of these tests' own: just before a file or folder of that is made durable."""
+
 RATE = 2000
 """Events per second of virtual time."""
 SYMBOLS = 20
@@ -66,7 +69,7 @@ class Life:
         files: What to replay.
         consumers: ``thread`` or ``process``.
         shadow: Where to note what a power cut would leave; empty for none.
-        step: Die when this step is reached, or, if empty, at whichever step comes as `nth`.
+        step: Die when this step is reached, `SYNC` among them, or, if empty, at whichever step comes as `nth`.
         nth: Die when it is reached for the so many-th time; 0 for never.
         planted: A bug: ``position_before_data``, ``drop_row`` or ``no_sync:<part of a path>``; empty for none.
         retention_s: How long the log keeps what nobody needs.
@@ -171,7 +174,7 @@ class _Steps:
         self._step, self._nth = step, nth
         self._lock = threading.Lock()
 
-    def __call__(self, step: steps.Step) -> None:
+    def __call__(self, step: str) -> None:
         with self._lock:
             self.reached[str(step)] += 1
             count = self.reached[self._step] if self._step else self.reached.total()
@@ -208,6 +211,17 @@ def _plant_no_sync(part: str) -> None:
     disk.sync_dir = lambda path: None if part in f"{path}/" else sync_dir(path)
 
 
+def _tell_of_syncs(step: str, hook: Callable[[str], None]) -> None:
+    sync_fd, sync_dir, part = disk.sync_fd, disk.sync_dir, step.removeprefix(SYNC)
+
+    def told(path: Path) -> None:
+        if part in f"{path}/":
+            hook(step)
+
+    disk.sync_fd = lambda fd, path: (told(path), sync_fd(fd, path))[1]
+    disk.sync_dir = lambda path: (told(path), sync_dir(path))[1]
+
+
 def main(life: Life) -> None:
     """Run a life; the process is its own from here on."""
     logging.basicConfig(level="WARNING", format="%(asctime)s %(threadName)s %(name)s: %(message)s")
@@ -221,4 +235,6 @@ def main(life: Life) -> None:
     _plant(life.planted)
     hook = _Steps(life.step, life.nth)
     steps.install(hook)
+    if life.step.startswith(SYNC):
+        _tell_of_syncs(life.step, hook)
     run(life, hook.reached, lambda said: print(json.dumps(said), flush=True))  # noqa: T201  the parent reads it

@@ -70,6 +70,9 @@ class ConsumerHost:
         durable: Callable[[], int] | None = None,
     ) -> None:
         disk.make_dirs(folder)
+        # A process that was killed may have left a snapshot whose name a power cut would still take back. The log is
+        # trimmed by what it says.
+        disk.sync_dir(folder)
         self._folder = folder
         self._make = partial(
             Consumer,
