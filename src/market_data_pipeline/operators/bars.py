@@ -390,14 +390,14 @@ class Bars:
         ts_known_ns: int,
     ) -> tuple[pa.RecordBatch, Instruments]:
         rows = len(bars)
-        streams, stream_of = np.unique(bars.stream, return_inverse=True)
+        at = segment_starts(bars.stream)
         instruments = Instruments()
-        ids = np.array([instruments.add(self._streams.entries[s][0]) for s in streams.tolist()], np.int32)
+        ids = np.array([instruments.add(self._streams.entries[s][0]) for s in bars.stream[at].tolist()], np.int32)
         price_scale, size_scale = (scale[bars.stream].astype(np.int64) for scale in scales)
         trades = self._kind is Kind.TRADES
         known = pa.array(np.full(rows, ts_known_ns))
         columns: dict[str, Any] = {
-            "instrument": pa.array(ids[stream_of]),
+            "instrument": pa.array(np.repeat(ids, np.diff(at, append=rows))),
             "ts_event": pa.array(bars.start),
             "ts_recv": known,
             "seq": pa.array(np.full(rows, end - 1)),

@@ -34,7 +34,10 @@ class Events:
 
     def take(self, rows: npt.NDArray[Any]) -> Events:
         """Return some rows, by place or by mask."""
-        return Events(self.stream[rows], self.ts[rows], self.seq[rows], self.price[rows], self.size[rows])
+        rows = _as_places(rows)
+        return Events(
+            self.stream.take(rows), self.ts.take(rows), self.seq.take(rows), self.price.take(rows), self.size.take(rows)
+        )
 
 
 @dataclass(slots=True)
@@ -111,6 +114,7 @@ class Partials:
 
     def take(self, rows: npt.NDArray[Any] | slice) -> Partials:
         """Return some windows, by place, mask or slice."""
+        rows = rows if isinstance(rows, slice) else _as_places(rows)
         return Partials(*(getattr(self, name)[rows] for name in _COLUMNS))
 
     def merged(self, other: Partials) -> Partials:
@@ -180,6 +184,11 @@ class Partials:
 
 
 _COLUMNS = tuple(f.name for f in fields(Partials))
+
+
+# A mask is looked through once, and not again for each column.
+def _as_places(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
 
 
 def _precedes(ts: Ints, seq: Ints, other_ts: Ints, other_seq: Ints) -> npt.NDArray[np.bool_]:

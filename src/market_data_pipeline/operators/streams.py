@@ -31,18 +31,19 @@ class Streams:
 
     def places(self, batch: EventBatch) -> Ints:
         """Return the place of each row's stream."""
-        ids = batch.column("instrument")
+        ids = batch.column("instrument").astype(np.int32, copy=False)
         table, known = self._maps.get(batch.source_id, (batch.instruments, np.empty(0, np.int64)))
         if table is not batch.instruments:
             known = np.empty(0, np.int64)
         if len(known) < len(batch.instruments):
             known = np.concatenate([known, np.full(len(batch.instruments) - len(known), -1, np.int64)])
-        found: Ints = known[ids]
+        # `take` looks up narrow numbers in a third of the time of brackets, which widen them first.
+        found: Ints = known.take(ids)
         if len(found) and found.min() < 0:
             fresh, first = np.unique(ids[found < 0], return_index=True)
             for instrument_id in fresh[np.argsort(first)].tolist():
                 known[instrument_id] = self._place(batch.instruments[instrument_id], batch.source_id)
-            found = known[ids]
+            found = known.take(ids)
         self._maps[batch.source_id] = (batch.instruments, known)
         return found
 
@@ -155,8 +156,7 @@ def segment_starts(*keys: Ints) -> Ints:
     """Return where a new group begins in rows ordered by the keys."""
     if not len(keys[0]):
         return np.empty(0, np.int64)
-    change = np.zeros(len(keys[0]), np.bool_)
-    change[0] = True
-    for key in keys:
-        change[1:] |= key[1:] != key[:-1]
-    return np.flatnonzero(change)
+    change = keys[0][1:] != keys[0][:-1]
+    for key in keys[1:]:
+        change |= key[1:] != key[:-1]
+    return np.concatenate(([0], np.flatnonzero(change) + 1))

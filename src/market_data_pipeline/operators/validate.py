@@ -105,8 +105,9 @@ class Validate:
         believed = ts[~future] if future.any() else ts
         if len(believed) and clock == _BEFORE_ALL:
             clock = int(believed[0])  # nothing was given before it, so there is nothing it could be far ahead of
-        if len(believed) and int(believed.max()) <= clock + self._jump_ns:
-            self._clock[batch.source_id] = max(clock, int(believed.max()))
+        newest = int(believed.max()) if len(believed) else clock
+        if len(believed) and newest <= clock + self._jump_ns:
+            self._clock[batch.source_id] = max(clock, newest)
             self._suspect.pop(batch.source_id, None)
         elif len(believed):
             future = self._one_by_one(batch.source_id, ts, future)
