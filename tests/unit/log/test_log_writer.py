@@ -142,7 +142,7 @@ def test_appending_waits_for_no_disk(tmp_path, held_disk):
     started = time.monotonic()
     for at in range(20):
         log.append(trades(at, 1), origin=Origin.REPLAY)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.9, "it waited for room"
     log.append(trades(20, 200), origin=Origin.REPLAY)
     with pytest.raises(LogFull, match="does not keep up"):
         log.append(trades(220, 200), origin=Origin.REPLAY)
@@ -159,18 +159,33 @@ def test_a_batch_larger_than_all_memory_for_waiting_is_taken_alone(tmp_path):
     assert prices(tmp_path) == list(range(60))
 
 
+class Counted(list):
+    """A table that counts how many of its entries were looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, at):
+        found = super().__getitem__(at)
+        self.looked_at += len(found) if isinstance(at, slice) else 1
+        return found
+
+    def __iter__(self):
+        self.looked_at += len(self)
+        return super().__iter__()
+
+
 def test_appending_costs_the_same_with_many_instruments(tmp_path):
-    """A table of fifty thousand is gone through when it is first seen, not at every append."""
-    table = [Instrument(vendor="v", symbol=f"S{n}") for n in range(50_000)]
-    other = [Instrument(vendor="w", symbol="first"), *table]
+    """A large table is gone through when it is first seen, and not again at every append."""
+    table = Counted(Instrument(vendor="v", symbol=f"S{n}") for n in range(5000))
+    other = Counted([Instrument(vendor="w", symbol="first"), *table])
     log = LogWriter(tmp_path, replace(AT_ONCE, fsync=False))
     log.append(trades(0, 1, table=table), origin=Origin.REPLAY)
     log.append(trades(0, 1, table=other), origin=Origin.REPLAY)
-    batches = [trades(at, 1, table=other) for at in range(300)]
-    started = time.thread_time()
-    for batch in batches:
-        log.append(batch, origin=Origin.REPLAY)
-    assert time.thread_time() - started < 0.1
+    first = other.looked_at
+    assert first >= len(other)
+    for at in range(50):
+        log.append(trades(at, 1, table=other), origin=Origin.REPLAY)
+    assert other.looked_at == first
     log.close()
 
 

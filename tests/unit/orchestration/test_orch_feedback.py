@@ -228,7 +228,7 @@ async def test_a_frozen_server_holds_up_nobody(redis_server):
         redis_server.freeze()
         begin_s = time.monotonic()
         await bus.publish(event(1))
-        assert time.monotonic() - begin_s < 0.1
+        assert time.monotonic() - begin_s < 0.3, "it waited for the server"
         await eventually(lambda: bus.state == "disconnected")
         redis_server.thaw()
         await eventually(lambda: bus.state == "connected")
